@@ -1,0 +1,130 @@
+"""The base of every configuration record, and how a file becomes one: safe YAML or JSON in, one clear sentence on error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from simulator.errors import InputError, UnknownName
+
+MAX_FILE_BYTES = 16 * 2**20
+"""Configuration files are small; anything larger is a mistake and is not parsed."""
+
+
+class Record(BaseModel):
+    """Frozen, unknown fields refused, no silent coercion of NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def validate(cls: type[R], data: Any, where: str) -> R:
+    """`data` as a `cls`, or an InputError naming the first offending field, its value and the rule it breaks."""
+    if not isinstance(data, dict):
+        raise InputError("content", type(data).__name__, "be a mapping of fields to values", where=where)
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise _first_error(cls, error, where) from None
+
+
+def _first_error(cls: type[BaseModel], error: ValidationError, where: str) -> InputError:
+    # Unknown fields first: a misspelt name usually also shows up as a missing one, and the name is the useful message.
+    details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = details[0]
+    path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    field = ".".join(str(part) for part in path) or "content"
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return type(cause)(cause.field, cause.value, cause.known, where=where) if isinstance(cause, UnknownName) else InputError(
+            cause.field, cause.value, cause.rule, suggestion=cause.suggestion, where=where
+        )
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(cls, list(path[:-1]))
+        return UnknownName(field, str(path[-1]), known, where=where, kind="field")
+    if first["type"] == "missing":
+        return InputError(field, "(absent)", "be given", where=where)
+    message = first["msg"]
+    for lead in ("Input should be ", "Value error, ", "Assertion failed, "):
+        message = message.removeprefix(lead)
+    rule = message if first["type"] == "value_error" else f"be {message}"
+    return InputError(field, first.get("input"), rule, where=where)
+
+
+def _fields_at(cls: type[BaseModel], path: list[Any]) -> list[str]:
+    """Names of the fields that `cls` knows at `path`, following nested records and tagged unions."""
+    candidates: list[type[BaseModel]] = [cls]
+    for part in path:
+        inner: list[type[BaseModel]] = []
+        for candidate in candidates:
+            if candidate.__name__ == part or part in _tags(candidate):
+                inner.append(candidate)
+            elif isinstance(part, str) and part in candidate.model_fields:
+                inner.extend(_records_in(candidate.model_fields[part].annotation))
+            elif isinstance(part, int):
+                inner.append(candidate)
+        candidates = inner or candidates
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _tags(cls: type[BaseModel]) -> tuple[Any, ...]:
+    kind = cls.model_fields.get("kind")
+    return tuple(getattr(kind.annotation, "__args__", ())) if kind else ()
+
+
+def _records_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for arg in getattr(annotation, "__args__", ()) for found in _records_in(arg)]
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice (the later one would silently win)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key_node.value!r} appears twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file; InputError when it cannot be read, is too large, or holds something else."""
+    where = str(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError("size", f"{path.stat().st_size} bytes", f"be at most {MAX_FILE_BYTES} bytes", where=where)
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError("content", "(binary)", "be UTF-8 text", where=where) from None
+    except OSError as error:
+        raise InputError("file", where, f"be readable ({error.strerror or error})") from None
+    try:
+        data = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+    except json.JSONDecodeError as error:
+        raise InputError("content", f"line {error.lineno}", f"be valid JSON ({error.msg})", where=where) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}" if mark else "text"
+        raise InputError("content", line, f"be valid YAML ({getattr(error, 'problem', error)})", where=where) from None
+    except RecursionError:
+        raise InputError("content", "(too deep)", "be nested less deeply", where=where) from None
+    if not isinstance(data, dict):
+        raise InputError("content", type(data).__name__, "be a mapping of fields to values", where=where)
+    return data
+
+
+def read_record(cls: type[R], path: Path) -> R:
+    """The file at `path` as a `cls`."""
+    return validate(cls, read_mapping(path), str(path))
