@@ -6,11 +6,14 @@ datasheet, a measurement or a fit; `Gpu.provenance` carries that to whoever prin
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
+
+from pydantic import field_validator
 
 from simulator import catalog, units
 from simulator.errors import InputError, UnknownName
@@ -43,6 +46,12 @@ class Source(Record):
     """Date of the document or measurement, or of reading where it is undated: YYYY, YYYY-MM or YYYY-MM-DD."""
     kind: SourceKind
     """What the figure rests on."""
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        # YAML reads 2023 as an integer and 2023-05-01 as a date.
+        return str(value) if isinstance(value, int | datetime.date) else value
 
 
 class Figure(Record):
