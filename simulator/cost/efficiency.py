@@ -1,0 +1,222 @@
+"""How much of its datasheet a GPU delivers, by kind of operator: frozen records read from calibration files.
+
+``hardware_profiles/calibrations/*.yaml`` are written by `simulator.calibration.fit` (or by hand, as estimates); each
+holds every parameter with its standard error, the rows it was fitted on and the error on rows it never saw.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import field_validator
+
+from simulator import catalog
+from simulator.errors import InputError, UnknownName
+from simulator.hardware import Gpu
+from simulator.records import Record, read_record
+
+PRIOR_ERROR = 0.3
+"""Typical relative error of parameters taken from another GPU of the family. Parameters moved between the three GPUs
+of the kernel tables without refitting missed by 16 to 66 %; within one family the lower half of that is usual."""
+
+Tag = Literal["calibrated", "analytic"]
+
+
+class MatmulEfficiency(NamedTuple):
+    """Parameters of `roofline.matmul_time`."""
+
+    t0_s: float
+    """Fixed time of one kernel as measured, launch latency included; replay of a CUDA graph hides part of it, s."""
+    bandwidth: float
+    """Share of the datasheet's HBM bandwidth that streaming reaches."""
+    compute: float
+    """Share of the datasheet's dense peak that an endlessly large tile would reach."""
+    tile_half: float
+    """Tile intensity I = tm·tn/(tm + tn) at which half of `compute` is reached, values."""
+    k_extra: float
+    """Prologue and epilogue of one tile, in steps of its inner loop."""
+    k_step_s: float
+    """Latency of one step of the serial inner loop, s."""
+    power: float
+    """Exponent p that joins memory and compute time; infinity is the classical roofline."""
+    l2_speedup: float
+    """Bandwidth of L2 over `bandwidth`·HBM bandwidth, for operands that stay resident."""
+    l2_resident_bytes: float
+    """Operand bytes at which half is found in L2 when one kernel is repeated in a hot loop; used by fits only."""
+
+
+class AttentionEfficiency(NamedTuple):
+    """Parameters of `roofline.attention_time`, one set for decode and one for prefill."""
+
+    t0_s: float
+    """Fixed time of one kernel as measured, launch latency included, s."""
+    bandwidth: float
+    """Share of the datasheet's HBM bandwidth."""
+    compute: float
+    """Share of the datasheet's dense peak."""
+    wave_s: float
+    """Fixed time of one wave of thread blocks, s."""
+    blocks_per_sm: float
+    """Thread blocks that one SM runs at a time."""
+    power: float
+    """Exponent p that joins memory and compute time."""
+    query_tile: float
+    """Query rows of one thread block; fewer rows are padded to it."""
+
+
+class ElementwiseEfficiency(NamedTuple):
+    """Parameters of `roofline.elementwise_time`."""
+
+    t0_s: float
+    """Fixed time of one fused kernel, s."""
+    bandwidth: float
+    """Share of the datasheet's HBM bandwidth."""
+
+
+class CollectiveEfficiency(NamedTuple):
+    """Parameters of `collectives`."""
+
+    t0_s: float
+    """Fixed time of one collective beyond the link's own latency, s."""
+    peer_s: float
+    """Added for every further participant and step, s."""
+    one_shot_bandwidth: float
+    """Share of the link's bandwidth when every GPU reads every other's whole message."""
+    two_shot_bandwidth: float
+    """Share of the link's bandwidth in reduce-scatter followed by all-gather."""
+    power: float
+    """Exponent that joins latency and transfer time."""
+
+
+class Parameter(Record):
+    """One fitted or estimated number."""
+
+    value: float
+    """The parameter, in the unit its name ends in; shares are of the datasheet's figure."""
+    standard_error: float | None = None
+    """From the fit's covariance, same unit; absent for a value that was set, not fitted."""
+
+
+class Rows(Record):
+    """What one fit saw."""
+
+    used: int
+    """Rows fitted and scored together."""
+    dropped: dict[str, int] = {}
+    """Rows left out, by reason."""
+
+
+class CalibrationFile(Record):
+    """The layout of ``hardware_profiles/calibrations/*.yaml``."""
+
+    name: str
+    """Equals the file's name."""
+    kind: Literal["fitted", "estimate"]
+    """Fitted on measurements, or set by judgement between fits."""
+    gpus: tuple[str, ...] = ()
+    """Profiles whose own measurements this is; predictions for them are tagged calibrated."""
+    family: str
+    """Architecture family whose unmeasured members take these values, tagged analytic."""
+    source: str
+    """Where the measurements come from."""
+    date: str
+    """Date of the fit or estimate, YYYY-MM-DD."""
+    note: str = ""
+    """Conditions worth knowing: device, kernels, library versions."""
+    matmul: dict[str, Parameter]
+    """Fields of `MatmulEfficiency`."""
+    decode_attention: dict[str, Parameter]
+    """Fields of `AttentionEfficiency`, up to about 16 new tokens per sequence."""
+    prefill_attention: dict[str, Parameter]
+    """Fields of `AttentionEfficiency`, for longer runs of new tokens."""
+    elementwise: dict[str, Parameter]
+    """Fields of `ElementwiseEfficiency`."""
+    all_reduce: dict[str, Parameter]
+    """Fields of `CollectiveEfficiency`."""
+    rows: dict[str, Rows] = {}
+    """By operator kind."""
+    typical_error: dict[str, float]
+    """Mean absolute relative error on rows held out of the fit, by operator kind."""
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, datetime.date) else value
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What one GPU delivers, and how far to trust it."""
+
+    name: str
+    tag: Tag
+    source: str
+    matmul: MatmulEfficiency
+    decode_attention: AttentionEfficiency
+    prefill_attention: AttentionEfficiency
+    elementwise: ElementwiseEfficiency
+    all_reduce: CollectiveEfficiency
+    typical_error: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        """For people: "calibrated (h100-sxm)" or "uncalibrated (prior of h100-sxm)"."""
+        return f"calibrated ({self.name})" if self.tag == "calibrated" else f"uncalibrated (prior of {self.name})"
+
+
+def load_efficiency(gpu: Gpu, *, calibration: str | None = None) -> Efficiency:
+    """The calibration that lists `gpu`, else its family's, else ``generic``; or the one named or given by path.
+
+    Only a file that lists ``gpu.name`` yields the tag "calibrated"; every other is a prior and its errors are widened
+    to at least `PRIOR_ERROR`.
+    """
+    if calibration is not None:
+        return efficiency_from(_read(catalog.locate("calibration", calibration)), gpu.name)
+    files = [_read(catalog.locate("calibration", name)) for name in catalog.names("calibration")]
+    chosen = next((f for f in files if gpu.name in f.gpus), None)
+    chosen = chosen or next((f for f in files if f.family == gpu.family), None)
+    chosen = chosen or next(f for f in files if f.family == "generic")
+    return efficiency_from(chosen, gpu.name)
+
+
+def efficiency_from(file: CalibrationFile, gpu_name: str) -> Efficiency:
+    """`file` as seen by the GPU called `gpu_name`."""
+    calibrated = file.kind == "fitted" and gpu_name in file.gpus
+    errors = file.typical_error if calibrated else {k: max(v, PRIOR_ERROR) for k, v in file.typical_error.items()}
+    return Efficiency(
+        name=file.name,
+        tag="calibrated" if calibrated else "analytic",
+        source=file.source,
+        matmul=_as(MatmulEfficiency, file.matmul, "matmul", file.name),
+        decode_attention=_as(AttentionEfficiency, file.decode_attention, "decode_attention", file.name),
+        prefill_attention=_as(AttentionEfficiency, file.prefill_attention, "prefill_attention", file.name),
+        elementwise=_as(ElementwiseEfficiency, file.elementwise, "elementwise", file.name),
+        all_reduce=_as(CollectiveEfficiency, file.all_reduce, "all_reduce", file.name),
+        typical_error=errors,
+    )
+
+
+P = TypeVar("P", bound=tuple[Any, ...])
+
+
+def _as(cls: type[P], parameters: Mapping[str, Parameter], section: str, where: str) -> P:
+    fields: tuple[str, ...] = cls._fields  # type: ignore[attr-defined]
+    for name, parameter in parameters.items():
+        if name not in fields:
+            raise UnknownName(section, name, fields, where=where, kind="parameter")
+        if parameter.value < 0:
+            raise InputError(f"{section}.{name}", parameter.value, "be at least 0", where=where)
+    for name in fields:
+        if name not in parameters:
+            raise InputError(f"{section}.{name}", "(absent)", "be given", where=where)
+    return cls(*(parameters[name].value for name in fields))
+
+
+@cache
+def _read(path: Path) -> CalibrationFile:
+    return read_record(CalibrationFile, path)
