@@ -128,17 +128,17 @@ def find_columns(
     for role in wanted:
         if role in columns:
             if columns[role].strip().lower() not in by_lower:
-                raise UnknownName(f"columns.{role}", columns[role], by_lower, where=where, kind="column")
+                raise UnknownName(f"columns.{role}", columns[role], by_lower.values(), where=where, kind="column")
             found[role] = by_lower[columns[role].strip().lower()]
             continue
         known = [name for name in _NAMES[role] if name in by_lower]
         if not known:
-            meant = [close for name in by_lower if (close := nearest(name, _NAMES[role]))]
+            meant = [name for name in by_lower if nearest(name, _NAMES[role])]
             raise InputError(
                 "columns",
                 ", ".join(name.strip() for name in header),
-                f"hold one for the {role}, such as {_NAMES[role][0]}, or `columns` say which it is",
-                suggestion=meant[0] if meant else None,
+                f"hold one for the {role}, such as {_NAMES[role][0]}, or be named by `columns: {{{role}: NAME}}`",
+                suggestion=by_lower[meant[0]].strip() if meant else None,
                 where=where,
             )
         found[role] = by_lower[known[0]]
@@ -270,7 +270,7 @@ class _Clock:
         if self._dates is not None and is_date != self._dates:
             raise _Dropped("unreadable time")
         instant = self._nanoseconds(value) if number is None else number
-        if not is_date and not abs(instant) * self.unit_s <= _LAST_TIME_S:
+        if not is_date and abs(instant) > _LAST_TIME_S / self.unit_s:
             raise _Dropped("unreadable time")
         self._dates = is_date
         return instant
