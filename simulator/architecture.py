@@ -142,7 +142,7 @@ class Decoder:
     @property
     def embedding_parameters(self) -> int:
         """vocab · hidden, and the learned positions of families that have them."""
-        offset = _family(self.model_type).learned_positions
+        offset = _FAMILIES[self.model_type].learned_positions
         positions = 0 if offset is None else (self.max_context_tokens or 0) + offset
         return (self.vocab_size + positions) * self.hidden_size
 
@@ -162,7 +162,7 @@ class Decoder:
         return self._parameters(all_experts=False)
 
     def _parameters(self, *, all_experts: bool) -> int:
-        h, family = self.hidden_size, _family(self.model_type)
+        h, family = self.hidden_size, _FAMILIES[self.model_type]
         attention = _attention_parameters(self.attention, h, family)
         total = self.embedding_parameters + self.head_parameters
         total += self.extra_input_size * h + family.norm_vectors * h
@@ -211,6 +211,7 @@ class _Family:
     """Whether a biased attention has a bias on its output projection too."""
     qk_norm: bool = False
     moe: bool = False
+    mla: bool = False
     tied: bool = False
     layer_norms: int = 2
     norm_vectors: int = 1
@@ -244,9 +245,9 @@ _FAMILIES: dict[str, _Family] = {
     "qwen2_moe": _Family(_QWEN2.defaults, output_bias=False, moe=True, shared_gate=True),
     "qwen3": _Family(_QWEN3, qk_norm=True),
     "qwen3_moe": _Family(_QWEN3, qk_norm=True, moe=True),
-    "deepseek_v2": _Family(moe=True),
-    "deepseek_v3": _Family({"first_k_dense_replace": 3}, moe=True),
-    "kimi_k2": _Family(moe=True),
+    "deepseek_v2": _Family(moe=True, mla=True),
+    "deepseek_v3": _Family({"first_k_dense_replace": 3}, moe=True, mla=True),
+    "kimi_k2": _Family(moe=True, mla=True),
     "glm4_moe": _Family({"first_k_dense_replace": 1}, output_bias=False, moe=True),
     "gpt_oss": _Family(
         {**_BIASED, "head_dim": 64, "sliding_window": 128, "sliding_window_pattern": 2}, moe=True, attention_sinks=True
@@ -270,14 +271,10 @@ _NESTED = ("text_config", "llm_config", "language_config")
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16", "float": "fp32"}
 
 
-def _family(model_type: str) -> _Family:
-    return _FAMILIES[model_type]
-
-
 def load_decoder(name: str, *, base: Path | None = None) -> Decoder:
     """The model of a bundled name, a config.json's path, or its folder's. Raises UnknownName or InputError."""
     path = catalog.locate("model", name, base=base)
-    shown = path.parent.name if path.name == "config.json" else path.stem
+    shown = path.resolve().parent.name if path.name == "config.json" else path.stem
     return parse_config(read_mapping(path), name=shown, where=str(path))
 
 
@@ -291,6 +288,9 @@ def parse_config(config: Mapping[str, Any], *, name: str, where: str) -> Decoder
     given = _Fields({**family.defaults, **config}, where)
     hidden_size = given.count("hidden_size", "n_embd")
     layers = given.count("num_hidden_layers", "n_layer", at_most=MAX_LAYERS)
+    context = given.optional("max_position_embeddings", "n_positions")
+    if context is None and family.learned_positions is not None:
+        raise given.error("max_position_embeddings", "(absent)", "be given: it is the length of the position table")
     windows = _windows(given, layers)
     mlps = _mlps(given, family, layers, hidden_size)
     kinds = Counter(zip(windows, mlps, strict=True))
@@ -303,7 +303,7 @@ def parse_config(config: Mapping[str, Any], *, name: str, where: str) -> Decoder
         model_type=model_type,
         hidden_size=hidden_size,
         vocab_size=given.count("vocab_size"),
-        max_context_tokens=given.optional("max_position_embeddings", "n_positions"),
+        max_context_tokens=context,
         attention=attention,
         layer_kinds=tuple(LayerKind(count, window, mlp) for (window, mlp), count in kinds.items()),
         tied_head=given.flag("tie_word_embeddings", default=family.tied),
@@ -404,7 +404,7 @@ def _text_model(config: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any
 def _attention(given: _Fields, family: _Family, hidden_size: int) -> Attention:
     heads = given.count("num_attention_heads", "n_head")
     bias = given.flag("attention_bias", "enable_bias", "use_bias", default=False)
-    if given.optional("kv_lora_rank") is not None:
+    if family.mla or given.optional("kv_lora_rank") is not None:
         mla = Mla(
             q_lora_rank=given.optional("q_lora_rank"),
             kv_lora_rank=given.count("kv_lora_rank"),
@@ -420,7 +420,7 @@ def _attention(given: _Fields, family: _Family, hidden_size: int) -> Attention:
     if head_dim is None:
         if hidden_size % heads:
             raise given.error(
-                "hidden_size", hidden_size, f"be a multiple of num_attention_heads={heads} (or give head_dim)"
+                "hidden_size", hidden_size, f"be a multiple of num_attention_heads={heads}, or head_dim given"
             )
         head_dim = hidden_size // heads
     return Attention(heads, kv_heads, head_dim, bias, given.flag("use_qk_norm", default=family.qk_norm), None)

@@ -32,6 +32,9 @@ def validate(cls: type[R], data: Any, where: str) -> R:
         return cls.model_validate(data)
     except ValidationError as error:
         raise _first_error(cls, error, where) from None
+    except InputError as error:  # raised by a validator of ours, which does not know the file
+        error.where = error.where or where
+        raise
 
 
 def _first_error(cls: type[BaseModel], error: ValidationError, where: str) -> InputError:
@@ -40,11 +43,6 @@ def _first_error(cls: type[BaseModel], error: ValidationError, where: str) -> In
     first = details[0]
     path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     field = ".".join(str(part) for part in path) or "content"
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return type(cause)(cause.field, cause.value, cause.known, where=where) if isinstance(cause, UnknownName) else InputError(
-            cause.field, cause.value, cause.rule, suggestion=cause.suggestion, where=where
-        )
     if first["type"] == "extra_forbidden":
         known = _fields_at(cls, list(path[:-1]))
         return UnknownName(field, str(path[-1]), known, where=where, kind="field")

@@ -1,4 +1,10 @@
-"""Collectives between the GPUs of one group: message bytes → seconds, latency joined with transfer."""
+"""Collectives between the GPUs of one group: message bytes → seconds, latency joined with transfer.
+
+Every step is t = (α(N)^p + (c·M/b_N)^p)^(1/p) with α(N) = t0 + steps·(L + α_peer·(N − 1)), L = link latency [s],
+M = message [bytes], c = copies of it that cross one GPU's link, b_N = η·B·(2/N)^x with B = link bandwidth per direction
+[bytes/s] and x = crowding. α–β form: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication
+Operations in MPICH", 2005; shares and exponents are fitted (calibration files). Messages may be arrays.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +17,67 @@ from simulator.hardware import Link
 
 
 def all_reduce_s(message_bytes: Any, gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
-    """Sum of one message per GPU, left on every GPU: the faster of one-shot and two-shot, s."""
-    peers = gpus - 1
-    one = _step_s(message_bytes, peers, 1, peers, link, e.one_shot_bandwidth, e)
-    two = _step_s(message_bytes, peers, 2, 2 * peers / gpus, link, e.two_shot_bandwidth, e)
-    return np.minimum(one, two)
+    """Sum of one message per GPU, left on every GPU, s; 0 for one GPU.
+
+    M ≤ small_limit: min(one-shot: 1 step, c = N − 1; two-shot: 2 steps, c = 2(N − 1)/N). Larger: the library's pipeline,
+    c = 2(N − 1)/N, with its own fixed time and share of bandwidth. Units: bytes → s.
+    Source: module docstring; the two kernels and the limit of 8 MiB are those of vLLM's custom all-reduce.
+    """
+    message = np.asarray(message_bytes, float)
+    if gpus <= 1:
+        return np.zeros_like(message)[()]
+    peers, share = gpus - 1, 2.0 * (gpus - 1) / gpus
+    one = _step_s(message, gpus, 1, peers, e.t0_s, e.one_shot_bandwidth, link, e)
+    two = _step_s(message, gpus, 2, share, e.t0_s, e.two_shot_bandwidth, link, e)
+    small = np.minimum(one, two)
+    # The pipeline is never the faster one below the limit, and a larger message is never the cheaper one above it.
+    large = np.maximum(_pipeline_s(message, gpus, share, link, e), _at_limit_s(gpus, link, e))
+    return np.where(message <= e.small_limit_bytes, small, large)[()]
 
 
 def all_gather_s(message_bytes: Any, gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
-    """Every GPU ends with the whole message of `message_bytes`, of which each held 1/gpus, s."""
-    return _step_s(message_bytes, gpus - 1, 1, (gpus - 1) / gpus, link, e.two_shot_bandwidth, e)
+    """Every GPU ends with the whole `message_bytes`, of which each held 1/N: one step, c = (N − 1)/N, s.
+
+    Not fitted by itself: latency of the all-reduce's first step, bandwidth of its pipeline.
+    """
+    return _one_step_s(message_bytes, gpus, (gpus - 1) / gpus, link, e)
 
 
 def all_to_all_s(message_bytes: Any, gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
-    """Every GPU sends its `message_bytes`, 1/gpus to each (its own share stays), s."""
-    return _step_s(message_bytes, gpus - 1, 1, (gpus - 1) / gpus, link, e.two_shot_bandwidth, e)
+    """Every GPU sends its `message_bytes`, 1/N to each, its own share stays: one step, c = (N − 1)/N, s.
+
+    Not fitted by itself: latency of the all-reduce's first step, bandwidth of its pipeline.
+    """
+    return _one_step_s(message_bytes, gpus, (gpus - 1) / gpus, link, e)
 
 
 def point_to_point_s(message_bytes: Any, link: Link, e: CollectiveEfficiency) -> Any:
-    """One GPU sends `message_bytes` to one other, s."""
-    return _step_s(message_bytes, 1, 1, 1.0, link, e.two_shot_bandwidth, e)
+    """One GPU sends `message_bytes` to one other: one step, c = 1, s. Not fitted by itself, see `all_gather_s`."""
+    return _one_step_s(message_bytes, 2, 1.0, link, e)
+
+
+def _one_step_s(message_bytes: Any, gpus: int, copies: float, link: Link, e: CollectiveEfficiency) -> Any:
+    message = np.asarray(message_bytes, float)
+    if gpus <= 1:
+        return np.zeros_like(message)[()]
+    return _step_s(message, gpus, 1, copies, e.t0_s, e.pipeline_bandwidth, link, e)[()]
+
+
+def _pipeline_s(message: Any, gpus: int, copies: float, link: Link, e: CollectiveEfficiency) -> Any:
+    return _step_s(message, gpus, 2, copies, e.pipeline_t0_s, e.pipeline_bandwidth, link, e)
+
+
+def _at_limit_s(gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
+    limit, peers = np.asarray(e.small_limit_bytes, float), gpus - 1
+    one = _step_s(limit, gpus, 1, peers, e.t0_s, e.one_shot_bandwidth, link, e)
+    return np.minimum(one, _step_s(limit, gpus, 2, 2.0 * peers / gpus, e.t0_s, e.two_shot_bandwidth, link, e))
 
 
 def _step_s(
-    message_bytes: Any, peers: int, steps: int, copies: float, link: Link, share: float, e: CollectiveEfficiency
+    message: Any, gpus: int, steps: int, copies: float, t0_s: float, share: float, link: Link, e: CollectiveEfficiency
 ) -> Any:
-    message = np.asarray(message_bytes, float)
-    if peers <= 0:
-        return np.zeros_like(message)
-    latency = e.t0_s + steps * (link.latency_s + e.peer_s * peers)
-    transfer = message * copies / (share * link.bytes_per_s)
+    latency = t0_s + steps * (link.latency_s + e.peer_s * (gpus - 1))
+    transfer = message * copies / (share * link.bytes_per_s * (2.0 / gpus) ** e.crowding)
     high, low = np.maximum(latency, transfer), np.minimum(latency, transfer)
-    return high * (1.0 + (low / high) ** e.power) ** (1.0 / e.power)
+    ratio = np.divide(low, high, out=np.zeros_like(np.asarray(high)), where=np.asarray(high) > 0)
+    return high * (1.0 + ratio**e.power) ** (1.0 / e.power)

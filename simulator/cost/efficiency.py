@@ -31,42 +31,58 @@ class MatmulEfficiency(NamedTuple):
     """Parameters of `roofline.matmul_time`."""
 
     t0_s: float
-    """Fixed time of one kernel as measured, launch latency included; replay of a CUDA graph hides part of it, s."""
+    """Fixed time of one kernel as measured inside a replayed CUDA graph, launch gap included, s."""
     bandwidth: float
     """Share of the datasheet's HBM bandwidth that streaming reaches."""
     compute: float
     """Share of the datasheet's dense peak that an endlessly large tile would reach."""
     tile_half: float
-    """Tile intensity I = tm·tn/(tm + tn) at which half of `compute` is reached, values."""
+    """Tile intensity tm·tn/(tm + tn) at which half of `compute` is reached; operands come from L2 at a finite rate."""
     k_extra: float
-    """Prologue and epilogue of one tile, in steps of its inner loop."""
+    """Prologue and epilogue of one tile, counted in values of k."""
     k_step_s: float
-    """Latency of one step of the serial inner loop, s."""
+    """Latency per value of k of one tile's serial inner loop, s."""
+    split_s: float
+    """Fixed cost of splitting k over thread blocks and summing the parts, s."""
     power: float
-    """Exponent p that joins memory and compute time; infinity is the classical roofline."""
+    """Exponent p that joins memory and compute time; p → ∞ is the classical roofline."""
     l2_speedup: float
-    """Bandwidth of L2 over `bandwidth`·HBM bandwidth, for operands that stay resident."""
-    l2_resident_bytes: float
-    """Operand bytes at which half is found in L2 when one kernel is repeated in a hot loop; used by fits only."""
+    """Rate of bytes found in L2 over the rate of bytes from HBM."""
 
 
 class AttentionEfficiency(NamedTuple):
     """Parameters of `roofline.attention_time`, one set for decode and one for prefill."""
 
     t0_s: float
-    """Fixed time of one kernel as measured, launch latency included, s."""
+    """Fixed time of one call as measured: one CUDA-graph replay per call, so the gap between replays is in it, s."""
     bandwidth: float
     """Share of the datasheet's HBM bandwidth."""
     compute: float
-    """Share of the datasheet's dense peak."""
+    """Share of the datasheet's dense peak at head_dim 128."""
+    narrow_head: float
+    """Extra time per FLOP at head_dim 64, as a share of that at 128; less than none above 128."""
     wave_s: float
-    """Fixed time of one wave of thread blocks, s."""
-    blocks_per_sm: float
-    """Thread blocks that one SM runs at a time."""
-    power: float
-    """Exponent p that joins memory and compute time."""
+    """Fixed time of one wave of thread blocks (one per SM) at head_dim 128, s."""
+    wide_head: float
+    """Growth of `wave_s` from head_dim 128 to 256, as a share."""
+    kv_step_s: float
+    """Serial time of one thread block per key of head_dim 128, s."""
+    split_s: float
+    """Fixed cost of splitting one sequence's keys over thread blocks, s."""
+    combine_s: float
+    """Cost of combining, per split, s."""
+    copy_s: float
+    """Rearranging queries and output when several sequences have grouped heads, s."""
     query_tile: float
-    """Query rows of one thread block; fewer rows are padded to it."""
+    """Query rows of one thread block; fewer are padded to it."""
+    packs_group: float
+    """1 when the query heads that share a KV head are packed into one tile, 0 when each head has its own."""
+    split_from_group: float
+    """Fewest query heads per KV head from which the library splits keys over blocks (a large number: never)."""
+    power: float
+    """Exponent p that joins the terms."""
+    l2_speedup: float
+    """Rate of bytes found in L2 over HBM's; fits only, since real steps stream weights between two calls."""
 
 
 class ElementwiseEfficiency(NamedTuple):
@@ -79,16 +95,24 @@ class ElementwiseEfficiency(NamedTuple):
 
 
 class CollectiveEfficiency(NamedTuple):
-    """Parameters of `collectives`."""
+    """Parameters of `collectives`: two kernels for small messages, the library's pipeline for large ones."""
 
     t0_s: float
-    """Fixed time of one collective beyond the link's own latency, s."""
+    """Fixed time of one small-message kernel beyond the link's own latency, s."""
     peer_s: float
-    """Added for every further participant and step, s."""
+    """Added per further participant and step, s."""
     one_shot_bandwidth: float
     """Share of the link's bandwidth when every GPU reads every other's whole message."""
     two_shot_bandwidth: float
     """Share of the link's bandwidth in reduce-scatter followed by all-gather."""
+    pipeline_t0_s: float
+    """Fixed time of the large-message pipeline, s."""
+    pipeline_bandwidth: float
+    """Its share of the link's bandwidth."""
+    small_limit_bytes: float
+    """Largest message the small-message kernels take, bytes."""
+    crowding: float
+    """Exponent x by which bandwidth falls with participants, (2/N)^x: 0 on a switch, 1 on one shared bus."""
     power: float
     """Exponent that joins latency and transfer time."""
 

@@ -1,0 +1,136 @@
+"""A scenario: everything one simulation needs, as a YAML file or a mapping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+
+from simulator import catalog, units
+from simulator.deployment import Deployment, EngineChoice, deploy
+from simulator.errors import InputError
+from simulator.quantization import Quantization
+from simulator.records import Record, read_mapping, validate
+from simulator.serving.traffic import Traffic, load_traffic, parse_traffic, with_load
+from simulator.speculation.acceptance import MAX_GAMMA, AcceptanceConfig
+
+
+def _seconds(value: Any) -> Any:
+    return units.parse(value, "s", field="slo") if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+
+
+class Slo(Record):
+    """Service-level objectives; a request counts as good when it meets all that are given."""
+
+    ttft_s: Seconds | None = None
+    """Time to first token at most, s (or text such as "500 ms")."""
+    tpot_s: Seconds | None = None
+    """Mean time per output token after the first at most, s."""
+    e2e_s: Seconds | None = None
+    """Arrival to last token at most, s."""
+
+
+class Speculation(Record):
+    """Speculative decoding with one drafter."""
+
+    draft: str
+    """Drafter: a bundled drafter, any bundled model, or a path."""
+    gamma: int = 4
+    """Tokens drafted per round."""
+    acceptance: AcceptanceConfig | None = None
+    """Overrides the drafter's published acceptance: α, a list by depth, or a mapping."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Speculation:
+        if not 1 <= self.gamma <= MAX_GAMMA:
+            raise InputError("speculation.gamma", self.gamma, f"be between 1 and {MAX_GAMMA}")
+        return self
+
+
+class Load(Record):
+    """Overrides of the traffic's load."""
+
+    rate_per_s: float | None = None
+    """Arrivals per second (open loop; a trace is stretched)."""
+    requests: int | None = None
+    """How many requests."""
+    users: int | None = None
+    """Users of a closed loop."""
+
+
+class Scenario(Record):
+    """Model, drafter, GPUs, engine, traffic, SLOs and seed."""
+
+    name: str = "scenario"
+    """Short name."""
+    title: str = ""
+    """What it shows, for people."""
+    model: str
+    """Bundled name, or path of a config.json."""
+    gpu: str
+    """Bundled name or alias, or path of a profile."""
+    tp: int = 1
+    """GPUs that share one copy of the model."""
+    replicas: int = Field(default=1, ge=1, le=1024)
+    """Copies of the model behind the router."""
+    quantization: Quantization = Quantization()
+    """Number formats."""
+    engine: EngineChoice = EngineChoice()
+    """Serving engine, by name or with settings."""
+    speculation: Speculation | None = None
+    """Left out: plain decoding only."""
+    traffic: Traffic
+    """Generator or trace; in a file also the name of a bundled traffic or a path."""
+    slo: Slo = Slo()
+    """What counts as good service."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Everything random follows from it."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the requests, the earliest, that metrics leave out."""
+    max_context_tokens: int | None = Field(default=None, ge=1)
+    """Longest prompt plus output that is admitted; left out, the model's own limit."""
+    _base: Path | None = PrivateAttr(default=None)
+
+    @property
+    def base(self) -> Path | None:
+        """Folder of the file it came from; relative paths start there."""
+        return self._base
+
+    def deployment(self) -> Deployment:
+        """Costs of what serves. Raises MemwallError where names, sizes or memory do not work out."""
+        return deploy(
+            self.model, self.gpu, tp=self.tp, quantization=self.quantization, engine=self.engine,
+            draft=self.speculation.draft if self.speculation else None, base=self.base,
+        )  # fmt: skip
+
+
+def load_scenario(source: str | Path | dict[str, Any], **changes: Any) -> Scenario:
+    """A bundled scenario's name, a file's path or a mapping as a `Scenario`; `changes` replace top-level fields.
+
+    Raises UnknownName or InputError.
+    """
+    base: Path | None = None
+    if isinstance(source, dict):
+        data, where = dict(source), "scenario"
+    else:
+        path = catalog.locate("scenario", str(source))
+        data, where, base = read_mapping(path), str(path), path.parent
+    data = {**data, **{k: v for k, v in changes.items() if v is not None}}
+    load = validate(Load, data.pop("load") or {}, f"{where}: load") if "load" in data else Load()
+    traffic = data.get("traffic")
+    if isinstance(traffic, str):
+        data["traffic"] = load_traffic(traffic, base)
+    elif isinstance(traffic, dict):
+        data["traffic"] = parse_traffic(traffic, f"{where}: traffic")
+    if isinstance(data.get("engine"), str):
+        data["engine"] = {"name": data["engine"]}
+    scenario = validate(Scenario, data, where)
+    if load != Load():
+        changed = with_load(scenario.traffic, load.rate_per_s, load.requests, load.users)
+        scenario = scenario.model_copy(update={"traffic": changed})
+    scenario._base = base
+    return scenario

@@ -1,0 +1,154 @@
+"""Laws of acceptance: how many of γ drafted tokens the target keeps.
+
+Two rates that must never mix. *Conditional*: a_j = P(token j accepted | the j−1 before it were). *Marginal*: the share
+of drafted position-j tokens that end up accepted, Π_{i≤j} a_i, which is what engines log per position.
+A chain of γ drafts yields τ = 1 + Σ_j Π_{i≤j} a_i tokens per round; with a_j = α this is (1−α^(γ+1))/(1−α)
+(Leviathan et al., arXiv:2211.17192, eq. 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from simulator.errors import InputError
+from simulator.randomness import uniform_array
+from simulator.records import Record
+
+FloatArray = NDArray[np.float64]
+
+MAX_GAMMA = 64
+"""Longest chain anyone drafts; guards tables against typing errors."""
+_EFFECT_STREAM = (1 << 40) + 5  # beside the streams of `simulator.randomness`
+# Quantiles at which the population of requests is averaged: midpoints of equal shares.
+_POPULATION = (np.arange(2000) + 0.5) / 2000
+
+
+class AcceptanceConfig(Record):
+    """What a user knows about a drafter's acceptance; exactly one of `alpha`, `conditional`, `marginal`."""
+
+    alpha: float | None = None
+    """Conditional acceptance rate, the same at every depth."""
+    conditional: tuple[float, ...] | None = None
+    """Conditional rate by depth; beyond its end the last entry holds."""
+    marginal: tuple[float, ...] | None = None
+    """Accepted / drafted by position, as engines log it; falls with depth by definition."""
+    request_icc: float = 0.0
+    """Intraclass correlation of acceptance within a request: 0 when all requests are alike. Real logs show 0.08–0.16."""
+    match_probability: float = 1.0
+    """Share of rounds in which the drafter finds anything to propose (n-gram look-up); 1 for a model."""
+    source: str = ""
+    """Where the numbers come from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, data: Any) -> Any:
+        if isinstance(data, bool):
+            return data
+        if isinstance(data, int | float):
+            return {"alpha": data}
+        return {"conditional": data} if isinstance(data, list | tuple) else data
+
+    @model_validator(mode="after")
+    def _check(self) -> AcceptanceConfig:
+        given = [n for n in ("alpha", "conditional", "marginal") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise InputError("acceptance", given or "(absent)", "give exactly one of alpha, conditional, marginal")
+        for name in ("alpha", "match_probability"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise InputError(name, value, "be between 0 and 1")
+        if not 0.0 <= self.request_icc < 1.0:
+            raise InputError("request_icc", self.request_icc, "be at least 0 and below 1")
+        for name in ("conditional", "marginal"):
+            rates = getattr(self, name)
+            if rates is None:
+                continue
+            if not 1 <= len(rates) <= MAX_GAMMA:
+                raise InputError(name, f"{len(rates)} entries", f"have 1 to {MAX_GAMMA} entries")
+            if not all(0.0 <= r <= 1.0 for r in rates):
+                raise InputError(name, list(rates), "be between 0 and 1 at every depth")
+        if self.marginal is not None and any(b > a for a, b in zip(self.marginal, self.marginal[1:], strict=False)):
+            raise InputError("marginal", list(self.marginal), "not rise with depth (are these conditional rates?)")
+        return self
+
+    def law(self) -> Acceptance:
+        """The law these numbers describe."""
+        if self.alpha is not None:
+            rates: tuple[float, ...] = (self.alpha,)
+        elif self.conditional is not None:
+            rates = self.conditional
+        else:
+            rates = conditional_from_marginal(self.marginal or ())
+        return Acceptance(rates, self.request_icc, self.match_probability)
+
+
+def conditional_from_marginal(marginal: tuple[float, ...]) -> tuple[float, ...]:
+    """a_j = m_j / m_{j−1} with m_0 = 1; 0 where nothing reaches depth j−1."""
+    previous = (1.0, *marginal)
+    return tuple(m / p if p > 0 else 0.0 for p, m in zip(previous, marginal, strict=False))
+
+
+def chain_tokens(conditional: FloatArray) -> FloatArray:
+    """τ = 1 + Σ_j Π_{i≤j} a_i over the last axis, tokens per round."""
+    return np.asarray(1.0 + np.cumprod(conditional, axis=-1).sum(axis=-1))
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Conditional rates by depth, with an optional request effect: each request has its own luck.
+
+    The effect is a beta distribution at every depth, coupled so that a request good at depth 1 is good at every depth;
+    Beta(κ·a_j, κ·(1−a_j)) with κ = 1/ICC − 1 keeps each depth's mean at a_j.
+    """
+
+    rates: tuple[float, ...]
+    request_icc: float = 0.0
+    match_probability: float = 1.0
+
+    def conditional(self, gamma: int) -> FloatArray:
+        """Mean conditional rates [gamma]."""
+        last = self.rates[-1]
+        return np.array([self.rates[j] if j < len(self.rates) else last for j in range(gamma)])
+
+    def at_quantile(self, quantile: FloatArray, gamma: int) -> FloatArray:
+        """Conditional rates [requests, gamma] of requests at these quantiles [requests] of the population."""
+        base = self.conditional(gamma)
+        if self.request_icc == 0.0:
+            return np.broadcast_to(base, (len(quantile), gamma)).copy()
+        from scipy.special import betaincinv
+
+        kappa = 1.0 / self.request_icc - 1.0
+        columns = [
+            betaincinv(kappa * a, kappa * (1.0 - a), quantile) if 0.0 < a < 1.0 else np.full(len(quantile), a)
+            for a in base
+        ]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(quantile), 0))
+
+    def per_request(self, seed: int, requests: int, gamma: int) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Rates [rows, gamma] and the row of each request; the draw of request r is a pure function of (seed, r)."""
+        index = np.arange(requests, dtype=np.int64)
+        if self.request_icc == 0.0:
+            return self.conditional(gamma)[None, :], np.zeros(requests, dtype=np.int64)
+        return self.at_quantile(uniform_array(seed, index, _EFFECT_STREAM, 0), gamma), index
+
+    def expected_tokens(self, gamma: int) -> float:
+        """Mean tokens per round of a request drawn at random, τ(γ); rounds without a match yield 1."""
+        if gamma == 0:
+            return 1.0
+        if self.request_icc == 0.0:
+            matched = float(chain_tokens(self.conditional(gamma)))
+        else:
+            matched = float(np.mean(chain_tokens(self.at_quantile(_POPULATION, gamma))))
+        return 1.0 + self.match_probability * (matched - 1.0)
+
+    def length_distribution(self, gamma: int) -> FloatArray:
+        """P(x of γ drafts accepted) for x = 0..γ [gamma + 1], given a match, averaged over requests."""
+        rates = self.at_quantile(_POPULATION if self.request_icc else np.array([0.5]), gamma)
+        reached = np.concatenate([np.ones((len(rates), 1)), np.cumprod(rates, axis=1)], axis=1)
+        accepted = reached - np.concatenate([reached[:, 1:], np.zeros((len(rates), 1))], axis=1)
+        return np.asarray(accepted.mean(axis=0))
