@@ -237,7 +237,7 @@ class _Table:
     def finished(self) -> TraceTable:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in self._dropped.most_common())
         if not self._row:
-            text = f"{self._rows_read} rows, none usable" + (f" ({reasons})" if reasons else "")
+            text = f"0 usable of {self._rows_read} rows" + (f" ({reasons})" if reasons else "")
             raise InputError("content", text, "hold at least one usable row", where=self._where)
         return TraceTable(
             arrival_s=np.array(self._arrival),
@@ -313,9 +313,9 @@ def _number(value: Any) -> float | int | None:
         if value.isascii() and value.isdecimal() and len(value) < 19:
             return int(value)
         return float(value) if _NUMBER.fullmatch(value) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        return None
-    return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _tokens(value: Any) -> int:

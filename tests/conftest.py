@@ -1,0 +1,25 @@
+"""What several test modules need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def memwall_data() -> Path:
+    """The folder of published traces and measurements, which is no part of the project.
+
+    Taken from $MEMWALL_DATA, else from ../shared/data beside the project. Without it the test is skipped; with
+    $MEMWALL_REQUIRE set it fails, so that continuous integration cannot lose these checks unnoticed.
+    """
+    given = os.environ.get("MEMWALL_DATA")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "traces").is_dir():
+        reason = "no trace data: set MEMWALL_DATA"
+        if os.environ.get("MEMWALL_REQUIRE"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
