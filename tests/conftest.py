@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A first call may compile or import for a second; how long one example takes is no property of the code.
+settings.register_profile("memwall", deadline=None)
+settings.load_profile("memwall")
 
 
 @pytest.fixture(scope="session")

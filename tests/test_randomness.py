@@ -17,7 +17,7 @@ Z = 3.29  # 99.9 % two-sided
 @pytest.fixture(scope="module")
 def compiled():
     numba = pytest.importorskip("numba")
-    return numba.njit(mix), numba.njit(uniform)
+    return numba.njit(mix), numba.njit(uniform)  # as they stand: that is the promise
 
 
 # Literal values

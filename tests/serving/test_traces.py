@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.errors import InputError
-from simulator.serving.traces import read_trace
+from simulator.serving.traces import FORMATS, read_trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
@@ -257,7 +257,7 @@ def test_no_json_line_is_lost(tmp_path_factory, rows):
 
 
 @settings(max_examples=100)
-@given(st.binary(max_size=200), st.sampled_from(["auto", "csv", "jsonl"]))
+@given(st.binary(max_size=200), st.sampled_from(["auto", *FORMATS]))
 def test_any_bytes_give_a_table_or_one_sentence(tmp_path_factory, content, format):
     path = tmp_path_factory.getbasetemp() / "bytes"
     path.write_bytes(content)
