@@ -8,7 +8,7 @@ or the first line:
     burstgpt   CSV, Timestamp (s), Request tokens, Response tokens (0 where the request failed)
     csv, jsonl names as in `_NAMES`; times in s, or in ms where the column's name ends in _ms, or as date and time
 
-Memory is 32 bytes per kept row and one line of text, whatever the file's size.
+Memory is some 64 bytes per kept row and one line of text, whatever the file's size.
 """
 
 from __future__ import annotations
