@@ -1,0 +1,338 @@
+"""Fit the efficiencies of one GPU on kernel tables and write its calibration file.
+
+    python -m simulator.calibration.fit KERNELS_FOLDER --gpu h100-sxm -o hardware_profiles/calibrations/h100-sxm.yaml
+
+Bounded least squares on log residuals (scipy), so that a microsecond kernel weighs as much as a millisecond one. The
+error that is written down is measured on matrices, head shapes or group sizes that the fit did not see: the shapes are
+halved at random, each half is fitted and scored on the other. The parameters written down are fitted on all shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from simulator.calibration import kernel_tables
+from simulator.calibration.kernel_tables import Columns, Table
+from simulator.cost.collectives import all_reduce_s
+from simulator.cost.efficiency import (
+    AttentionEfficiency,
+    CalibrationFile,
+    CollectiveEfficiency,
+    MatmulEfficiency,
+    Parameter,
+    Rows,
+)
+from simulator.cost.roofline import attention_rates, attention_time, matmul_time
+from simulator.errors import MemwallError
+from simulator.hardware import Gpu, Link, load_gpu, load_link
+
+FloatArray = NDArray[np.float64]
+Values = dict[str, float]
+Bounds = Mapping[str, tuple[float, float, float]]
+
+MAX_ROWS = 5000
+"""Rows of one fit, drawn at random; more change parameters by less than their standard error. All rows are scored."""
+L2_SHARPNESS = 6
+"""How sharply a hot loop's hits in L2 end once its working set exceeds the capacity."""
+SMALL_TOKENS = 64
+"""Matmuls of at most so many tokens are also scored apart: decoding lives there."""
+
+# name: (start, lowest, highest). What is absent here is set, not fitted; see the `*_SET` tables.
+MATMUL: Bounds = {
+    "t0_s": (2.5e-6, 5e-7, 1e-5), "bandwidth": (0.85, 0.3, 1.0), "compute": (0.8, 0.3, 1.0),
+    "tile_half": (5.0, 0.1, 300.0), "k_extra": (100.0, 1.0, 2000.0), "k_step_s": (2e-9, 1e-12, 1e-7),
+    "split_s": (2e-6, 1e-8, 1e-5), "l2_speedup": (2.0, 1.0, 10.0),
+}  # fmt: skip
+MATMUL_SET: Values = {"power": 3.0}
+
+DECODE: Bounds = {
+    "t0_s": (8e-6, 5e-7, 3e-5), "bandwidth": (0.85, 0.3, 0.95), "wave_s": (3e-6, 1e-8, 2e-5),
+    "wide_head": (0.1, 1e-3, 1.0), "kv_step_s": (1e-8, 1e-11, 1e-6), "split_s": (2e-6, 1e-9, 2e-5),
+    "combine_s": (3e-7, 1e-11, 1e-5), "copy_s": (1e-6, 1e-9, 2e-5), "power": (2.0, 1.0, 12.0),
+    "l2_speedup": (2.0, 1.0, 10.0),
+}  # fmt: skip
+PREFILL: Bounds = {
+    "t0_s": (8e-6, 5e-7, 3e-5), "bandwidth": (0.85, 0.3, 0.95), "compute": (0.6, 0.1, 1.0),
+    "narrow_head": (0.3, 1e-3, 1.0), "wave_s": (2e-6, 1e-8, 2e-5), "kv_step_s": (1e-8, 1e-11, 1e-6),
+    "power": (1.5, 1.0, 12.0), "l2_speedup": (2.0, 1.0, 10.0),
+}  # fmt: skip
+ALL_REDUCE: Bounds = {
+    "t0_s": (2e-6, 1e-8, 3e-5), "peer_s": (2e-7, 1e-9, 2e-5), "one_shot_bandwidth": (0.5, 1e-3, 1.5),
+    "two_shot_bandwidth": (0.6, 1e-3, 1.5), "pipeline_t0_s": (1e-5, 1e-7, 2e-4),
+    "pipeline_bandwidth": (0.7, 1e-3, 1.5), "crowding": (0.1, 1e-3, 4.0), "power": (2.0, 1.0, 12.0),
+}  # fmt: skip
+ALL_REDUCE_SET: Values = {"small_limit_bytes": 8.0 * 2**20}
+
+# No table isolates fused elementwise kernels: launch as for the smallest matmuls, bandwidth as copies reach.
+ELEMENTWISE_SET: Values = {"t0_s": 2e-6, "bandwidth": 0.8}
+ELEMENTWISE_ERROR = 0.3
+
+# FlashAttention-3 (Hopper) packs grouped heads in prefill and always may split keys; FlashAttention-2 does neither for
+# ungrouped heads, and prefill never splits. Tile heights are those libraries' at head_dim 128.
+NEVER = 1e9
+
+
+def attention_set(gpu: Gpu, phase: str) -> Values:
+    """Attention parameters that follow from the library's design rather than from timings."""
+    hopper = gpu.family == "hopper"
+    if phase == "decode":
+        return {"narrow_head": 0.0, "query_tile": 64.0, "packs_group": 1.0, "split_from_group": 1.0 if hopper else 2.0}
+    return {"wide_head": 0.0, "split_s": 0.0, "combine_s": 0.0, "copy_s": 0.0, "split_from_group": NEVER,
+            "query_tile": 128.0 if hopper else 64.0, "packs_group": float(hopper)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows to explain: `predict(values, columns)` gives seconds, `group` names what is held out together."""
+
+    columns: Columns
+    group: NDArray[Any]
+    bounds: Bounds
+    fixed: Values
+    predict: Callable[[Values, Columns], FloatArray]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Outcome of `solve`."""
+
+    values: Values
+    standard_errors: dict[str, float | None]
+    """None for a parameter that is set, or that rests on a bound."""
+    success: bool
+    message: str
+
+
+def solve(problem: Problem, seed: int = 0, max_rows: int = MAX_ROWS) -> Fit:
+    """Bounded least squares of log(predicted/measured) over log parameters.
+
+    Standard errors come from s²·(JᵀJ)⁻¹ and treat rows as independent. Rows of one shape are not, so take them as lower
+    bounds.
+    """
+    names = list(problem.bounds)
+    columns = _sample(problem.columns, max_rows, seed)
+    log_measured = np.log(columns["latency_s"])
+    start, low, high = (np.log([problem.bounds[n][i] for n in names]) for i in range(3))
+
+    def values(logs: FloatArray) -> Values:
+        return problem.fixed | dict(zip(names, np.exp(logs).tolist(), strict=True))
+
+    def residuals(logs: FloatArray) -> FloatArray:
+        return np.log(problem.predict(values(logs), columns)) - log_measured
+
+    result = least_squares(residuals, start, bounds=(low, high), diff_step=1e-3, max_nfev=150)
+    free = (result.x - low > 1e-3) & (high - result.x > 1e-3)
+    errors: dict[str, float | None] = dict.fromkeys(values(result.x), None)
+    jacobian = result.jac[:, free]
+    if free.any() and len(log_measured) > free.sum():
+        variance = float(np.sum(result.fun**2)) / (len(log_measured) - int(free.sum()))
+        deviation = np.sqrt(np.clip(np.diag(np.linalg.pinv(jacobian.T @ jacobian)) * variance, 0.0, None))
+        for name, log_error in zip(np.array(names)[free], deviation, strict=True):
+            errors[str(name)] = float(log_error * values(result.x)[str(name)])
+    return Fit(values(result.x), errors, bool(result.success), str(result.message))
+
+
+def held_out_errors(problem: Problem, seed: int = 0, max_rows: int = MAX_ROWS) -> FloatArray:
+    """|predicted/measured − 1| of every row [rows], each predicted by a fit that saw none of its group."""
+    groups = np.unique(problem.group)
+    np.random.default_rng(seed).shuffle(groups)
+    first = np.isin(problem.group, groups[: len(groups) // 2])
+    errors = np.empty(len(problem.group))
+    for train in (first, ~first):
+        part = Problem(_rows(problem.columns, train), problem.group[train], problem.bounds, problem.fixed, problem.predict)
+        test = _rows(problem.columns, ~train)
+        errors[~train] = np.abs(problem.predict(solve(part, seed, max_rows).values, test) / test["latency_s"] - 1.0)
+    return errors
+
+
+def matmul_problem(columns: Columns, gpu: Gpu, dtype: str = "bf16") -> Problem:
+    """Matmuls, held out by matrix (n, k).
+
+    The share of a hot loop's bytes found in L2 is 1/(1 + (working set / L2)^6), with six weights in the working set.
+    """
+    width = {"bf16": 2.0, "fp8": 1.0}[dtype]
+
+    def predict(values: Values, c: Columns) -> FloatArray:
+        weights = width * c["n"] * c["k"]
+        activations = c["m"] * (width * c["k"] + 2.0 * c["n"])
+        working_set = kernel_tables.MATMUL_WEIGHT_COPIES * weights + activations
+        resident = (weights + activations) * _l2_share(working_set, gpu)
+        e = MatmulEfficiency(**values)
+        time = matmul_time(c["m"], c["n"], c["k"], weights, activations, dtype, gpu, e, resident_bytes=resident)
+        return np.asarray(time.total_s)
+
+    return Problem(columns, columns["n"] * 1e6 + columns["k"], MATMUL, MATMUL_SET, predict)
+
+
+def attention_problem(columns: Columns, gpu: Gpu, phase: str, kv_value_bytes: float = 2.0, compute: float = 0.6) -> Problem:
+    """Attention, held out by head shape; `compute` is decode's share of peak, which its own rows cannot show."""
+    fixed = attention_set(gpu, phase) | ({"compute": compute} if phase == "decode" else {})
+
+    def predict(values: Values, c: Columns) -> FloatArray:
+        e = AttentionEfficiency(**values)
+        seconds = np.empty(len(c["heads"]))
+        shape = c["heads"] * 1e6 + c["kv_heads"] * 1e3 + c["head_dim"]
+        for key in np.unique(shape):
+            i = np.flatnonzero(shape == key)
+            heads, kv_heads, head_dim = (float(c[n][i[0]]) for n in ("heads", "kv_heads", "head_dim"))
+            rates = attention_rates(gpu, e, dtype="bf16", kv_heads=kv_heads, heads=heads, head_dim=int(head_dim))
+            s, q, keys = c["sequences"][i], c["new_tokens"][i], c["keys"][i]
+            kv_bytes = s * kv_heads * keys * head_dim * 2 * kv_value_bytes
+            flop = rates.flop_per_pair * s * q * (keys - q + (q + 1) / 2)
+            # A hot loop's hits in L2 also serve queries and output, so the saving is stated on all bytes.
+            all_bytes = kv_bytes + s * q * rates.query_bytes
+            saved = all_bytes * _l2_share(all_bytes, gpu) * (1.0 - 1.0 / e.l2_speedup)
+            seconds[i] = _compiled_rows()(s, s * q, kv_bytes - saved, flop, rates)
+        return seconds
+
+    group = columns["heads"] * 1e6 + columns["kv_heads"] * 1e3 + columns["head_dim"]
+    return Problem(columns, group, PREFILL if phase == "prefill" else DECODE, fixed, predict)
+
+
+def all_reduce_problem(columns: Columns, link: Link) -> Problem:
+    """All-reduces, held out by message size: with three group sizes in the table, none can be spared."""
+
+    def predict(values: Values, c: Columns) -> FloatArray:
+        e = CollectiveEfficiency(**values)
+        seconds = np.empty(len(c["gpus"]))
+        for gpus in np.unique(c["gpus"]):
+            i = c["gpus"] == gpus
+            seconds[i] = all_reduce_s(c["message_bytes"][i], int(gpus), link, e)
+        return seconds
+
+    return Problem(columns, columns["message_bytes"], ALL_REDUCE, ALL_REDUCE_SET, predict)
+
+
+def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) -> CalibrationFile:
+    """All fits of one GPU. Raises InputError when its tables are missing or hold no usable row."""
+    system = kernel_tables.system_folder(kernels, gpu.name)
+    matmul = kernel_tables.read_matmul(system, gpu)
+    decode = kernel_tables.read_attention(system, gpu, "decode")
+    prefill = kernel_tables.read_attention(system, gpu, "prefill")
+    reduce = kernel_tables.read_all_reduce(system)
+
+    prefill_problem = attention_problem(prefill.columns, gpu, "prefill")
+    prefill_fit = solve(prefill_problem, seed)
+    decode_problem = attention_problem(decode.columns, gpu, "decode", compute=prefill_fit.values["compute"])
+    matmul_errors = held_out_errors(matmul_problem(matmul.columns, gpu), seed)
+    errors = {
+        "matmul": matmul_errors.mean(),
+        "matmul_small": matmul_errors[matmul.columns["m"] <= SMALL_TOKENS].mean(),
+        "decode_attention": held_out_errors(decode_problem, seed).mean(),
+        "prefill_attention": held_out_errors(prefill_problem, seed).mean(),
+        "elementwise": ELEMENTWISE_ERROR,
+        "all_reduce": held_out_errors(all_reduce_problem(reduce.columns, link), seed).mean(),
+    }
+    tables = {"matmul": matmul, "decode_attention": decode, "prefill_attention": prefill, "all_reduce": reduce}
+    return CalibrationFile(
+        name=gpu.name,
+        kind="fitted",
+        gpus=(gpu.name,),
+        family=gpu.family,
+        source=kernel_tables.SOURCE,
+        date=date,
+        note=_note(tables, link),
+        matmul=_parameters(solve(matmul_problem(matmul.columns, gpu), seed)),
+        decode_attention=_parameters(solve(decode_problem, seed)),
+        prefill_attention=_parameters(prefill_fit),
+        elementwise={name: Parameter(value=value) for name, value in ELEMENTWISE_SET.items()},
+        all_reduce=_parameters(solve(all_reduce_problem(reduce.columns, link), seed)),
+        rows={kind: Rows(used=t.used, dropped=dict(t.dropped)) for kind, t in tables.items()},
+        typical_error={kind: _rounded(float(e)) for kind, e in errors.items()},
+    )
+
+
+def text_of(file: CalibrationFile) -> str:
+    """The calibration as YAML, one parameter per line."""
+    data = file.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m simulator.calibration.fit", description=__doc__.splitlines()[0])
+    parser.add_argument("kernels", type=Path, help="folder of kernel tables")
+    parser.add_argument("--gpu", required=True, help="GPU profile, by name or path")
+    parser.add_argument("--link", help="link profile; the GPU's node link unless given")
+    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date to write into the file")
+    parser.add_argument("-o", "--output", type=Path, help="file to write; standard output unless given")
+    options = parser.parse_args(arguments)
+    try:
+        gpu = load_gpu(options.gpu)
+        text = text_of(calibrate(options.kernels, gpu, load_link(options.link or gpu.node_link), date=options.date))
+    except MemwallError as error:
+        print(f"error: {error}")
+        return 2
+    if options.output is None:
+        print(text, end="")
+    else:
+        options.output.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _note(tables: Mapping[str, Table], link: Link) -> str:
+    origins = "; ".join(f"{kind}: {table.origin}" for kind, table in tables.items())
+    return (
+        f"{origins}. All-reduce over {link.title}. Fixed times are as measured: matmuls inside a CUDA graph of six "
+        "kernels, attention with one graph replay per call, whose gap an engine that replays whole steps does not pay. "
+        "Decode's share of peak is prefill's. Errors are held out by matrix, head shape and message size."
+    )
+
+
+def _parameters(fit: Fit) -> dict[str, Parameter]:
+    return {
+        name: Parameter(value=_rounded(value), standard_error=None if error is None else _rounded(error, 2))
+        for name, value in fit.values.items()
+        for error in [fit.standard_errors[name]]
+    }
+
+
+def _rounded(value: float, digits: int = 4) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _l2_share(working_set_bytes: Any, gpu: Gpu) -> Any:
+    return 1.0 / (1.0 + (working_set_bytes / gpu.l2_bytes) ** L2_SHARPNESS)
+
+
+def _rows(columns: Columns, chosen: NDArray[Any]) -> Columns:
+    return {name: column[chosen] for name, column in columns.items()}
+
+
+def _sample(columns: Columns, rows: int, seed: int) -> Columns:
+    total = len(columns["latency_s"])
+    if total <= rows:
+        return columns
+    return _rows(columns, np.sort(np.random.default_rng(seed).choice(total, rows, replace=False)))
+
+
+@cache
+def _compiled_rows() -> Callable[..., FloatArray]:
+    # Compiled on first use: importing this module must not cost the second that numba takes.
+    import numba
+
+    scalar = numba.njit(attention_time)
+
+    def rows(sequences: Any, query_tokens: Any, kv_bytes: Any, flop: Any, rates: Any) -> Any:
+        seconds = np.empty(len(sequences))
+        for i in range(len(sequences)):
+            seconds[i] = scalar(sequences[i], query_tokens[i], kv_bytes[i], flop[i], rates)[0]
+        return seconds
+
+    compiled: Callable[..., FloatArray] = numba.njit(rows)
+    return compiled
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,208 @@
+"""One decode step taken apart: how long, where the time goes, what binds, how long the SMs idle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from simulator import units
+from simulator.cost.forward import Batch, OperatorCost, PassCost
+from simulator.cost.streaming import Overlap, Stage, Tile, busy_share, stream
+from simulator.deployment import Deployment
+from simulator.errors import InputError
+from simulator.memory import MemoryBudget
+
+_BINDING = {
+    "weights": "reading the weights from HBM",
+    "kv_cache": "reading the KV cache from HBM",
+    "activations": "moving activations through HBM",
+    "compute": "arithmetic on the SMs",
+    "launch": "launching and filling kernels",
+    "communication": "all-reduces between the GPUs",
+    "host": "the engine's host time",
+}
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    """A step in which `batch` sequences with `context_tokens` each pass `new_tokens` through the model."""
+
+    deployment: Deployment
+    batch: int
+    context_tokens: int
+    new_tokens: int
+    pass_cost: PassCost
+    host_s: float
+    budget: MemoryBudget
+
+    @property
+    def step_s(self) -> float:
+        """The whole step; for plain decoding the time per token of every user (TPOT)."""
+        return self.pass_cost.seconds + self.host_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of all sequences per second, plain decoding (one token per sequence and step)."""
+        return self.batch / self.step_s
+
+    @cached_property
+    def by_cause(self) -> dict[str, float]:
+        """Seconds by cause (`cost.forward.CAUSES`); they add up to `step_s`."""
+        return {**self.pass_cost.by_cause(), "host": self.host_s}
+
+    @cached_property
+    def by_operator(self) -> tuple[tuple[OperatorCost, float], ...]:
+        """Operators with the seconds of all their occurrences, longest first; layer kinds with equal names merged."""
+        seconds: dict[str, float] = {}
+        example: dict[str, OperatorCost] = {}
+        for o in self.pass_cost.operators:
+            seconds[o.name] = seconds.get(o.name, 0.0) + o.repeat * o.total_s
+            example.setdefault(o.name, o)
+        ordered = sorted(seconds.items(), key=lambda item: -item[1])
+        return tuple((example[name], total_s) for name, total_s in ordered)
+
+    @property
+    def bytes_per_s(self) -> float:
+        """HBM bytes of one GPU over the step."""
+        return self.pass_cost.total("bytes_") / self.step_s
+
+    @property
+    def flop_per_s(self) -> float:
+        """FLOP of one GPU over the step."""
+        return self.pass_cost.total("flop") / self.step_s
+
+    @property
+    def bandwidth_share(self) -> float:
+        """`bytes_per_s` as a share of the datasheet's peak."""
+        return self.bytes_per_s / self.deployment.gpu.hbm_bytes_per_s
+
+    @property
+    def flop_share(self) -> float:
+        """`flop_per_s` as a share of the datasheet's dense peak."""
+        target = self.deployment.target
+        return self.flop_per_s / target.gpu.peak_flop_per_s(target.formats.activations)
+
+    @property
+    def sm_busy_share(self) -> float:
+        """Share of the step in which the SMs would be busy at the rate the calibration says they multiply when fed."""
+        return self.pass_cost.total("compute_s") / self.step_s
+
+    @property
+    def sm_arithmetic_share(self) -> float:
+        """Share of the step that the FLOP would take at the dense datasheet peak: the article's busy SMs."""
+        return self.flop_share
+
+    @property
+    def desk_loads(self) -> float:
+        """How many times the desk is filled and wiped per step on one GPU."""
+        return self.pass_cost.total("weight_bytes") / self.deployment.gpu.desk_bytes
+
+    @property
+    def binding(self) -> str:
+        """The cause with the largest share."""
+        return max(self.by_cause, key=lambda cause: self.by_cause[cause])
+
+    @property
+    def verdict(self) -> str:
+        """One sentence for people."""
+        share = self.by_cause[self.binding] / self.step_s
+        return (
+            f"{units.show(self.step_s, 's')} per step: {_BINDING[self.binding]} takes {share:.0%} of it; the arithmetic "
+            f"itself would take {self.sm_arithmetic_share:.1%} at the datasheet's peak, so the SMs mostly "
+            f"{'wait' if self.sm_arithmetic_share < 0.5 else 'work'}."
+        )
+
+    def timeline(self, overlap: Overlap = "stream", desk_bytes: float | None = None) -> Timeline:
+        """The pass on the layer clock. A larger `desk_bytes` than the GPU's keeps what it can hold of the weights for
+        good (what if the desk were 10 GB?)."""
+        physical = self.deployment.gpu.desk_bytes
+        desk = physical if desk_bytes is None else desk_bytes
+        stages = self.pass_cost.stages(pinned_bytes=max(0.0, desk - physical))
+        return Timeline(tuple(stages), tuple(stream(stages, desk, overlap)), overlap, desk)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A pass as the layer pipeline's schedule."""
+
+    stages: tuple[Stage, ...]
+    tiles: tuple[Tile, ...]
+    overlap: Overlap
+    desk_bytes: float
+
+    @property
+    def seconds(self) -> float:
+        """End of the last tile."""
+        return self.tiles[-1].compute_end_s
+
+    @property
+    def busy(self) -> tuple[float, float]:
+        """Shares of the pass in which HBM and SMs are busy."""
+        return busy_share(self.tiles)
+
+    def spans(self, detail: str = "tile") -> list[Span]:
+        """What HBM and SMs do when, by ``tile``, ``operator`` or ``layer``, in order of time."""
+        if detail not in ("tile", "operator", "layer"):
+            raise InputError("detail", detail, "be tile, operator or layer")
+        spans: list[Span] = []
+        for index, tile in enumerate(self.tiles):
+            stage = self.stages[tile.stage]
+            name = stage.name if stage.layer < 0 else f"layer {stage.layer + 1}"
+            group = index if detail == "tile" else tile.stage
+            if detail != "layer" and stage.layer >= 0:
+                name = f"{name} {stage.name}"
+            if detail == "layer" and stage.layer >= 0:
+                group = -1 - stage.layer
+            for track, start, end, bytes_ in (
+                ("HBM load", tile.load_start_s, tile.load_end_s, tile.bytes_),
+                ("SM compute", tile.compute_start_s, tile.compute_end_s, 0),
+            ):
+                spans.append(Span(track, name, group, start, end, bytes_))
+        return _merged(spans)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One bar on a track of the timeline; `busy_s` is below its length where work inside it has gaps."""
+
+    track: str
+    name: str
+    group: int
+    start_s: float
+    end_s: float
+    bytes_: int
+    busy_s: float = -1.0
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    found: dict[tuple[str, int], Span] = {}
+    for span in spans:
+        key = (span.track, span.group)
+        old = found.get(key)
+        if old is None:
+            found[key] = Span(span.track, span.name, span.group, span.start_s, span.end_s, span.bytes_, span.end_s - span.start_s)
+        else:
+            found[key] = Span(
+                span.track, span.name, span.group, old.start_s, span.end_s, old.bytes_ + span.bytes_,
+                old.busy_s + span.end_s - span.start_s,
+            )  # fmt: skip
+    return [span for span in found.values() if span.end_s > span.start_s]
+
+
+def decode(deployment: Deployment, *, batch: int = 1, context_tokens: int = 1024, new_tokens: int = 1) -> DecodeResult:
+    """Takes one decode step of `deployment` apart.
+
+    Raises InputError for a batch or context below 1 or beyond the model's context, DoesNotFit when memory is short.
+    """
+    for name, value in (("batch", batch), ("context", context_tokens), ("new_tokens", new_tokens)):
+        if value < 1:
+            raise InputError(name, value, "be at least 1")
+    if batch > 1_000_000:
+        raise InputError("batch", batch, "be at most 1000000")
+    limit = deployment.target.decoder.max_context_tokens
+    if limit is not None and context_tokens + new_tokens > limit:
+        raise InputError("context", context_tokens, f"leave room for the new token in the model's context of {limit}")
+    budget = deployment.fit(context_tokens=context_tokens + new_tokens, sequences=batch)
+    cost = deployment.target.pass_cost(Batch.decode(batch, context_tokens, new_tokens))
+    return DecodeResult(deployment, batch, context_tokens, new_tokens, cost, deployment.engine.host_s(batch), budget)
