@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,19 @@ PREFILL: Bounds = {
 ALL_REDUCE: Bounds = {
     "t0_s": (2e-6, 1e-8, 3e-5), "peer_s": (2e-7, 1e-9, 2e-5), "one_shot_bandwidth": (0.5, 1e-3, 1.5),
     "two_shot_bandwidth": (0.6, 1e-3, 1.5), "pipeline_t0_s": (1e-5, 1e-7, 2e-4),
-    "pipeline_bandwidth": (0.7, 1e-3, 1.5), "crowding": (0.1, 1e-3, 4.0), "power": (2.0, 1.0, 12.0),
+    "pipeline_bandwidth": (0.7, 1e-3, 1.5),
+    "doubling": (0.9, 0.05, 2.0), "doubling_again": (0.9, 0.05, 2.0), "power": (2.0, 1.0, 12.0),
 }  # fmt: skip
+ALL_REDUCE_FOLDS = 6
+"""With 69 rows a half would leave too few message sizes to fit on."""
 ALL_REDUCE_SET: Values = {"small_limit_bytes": 8.0 * 2**20}
 
 # No table isolates fused elementwise kernels: launch as for the smallest matmuls, bandwidth as copies reach.
 ELEMENTWISE_SET: Values = {"t0_s": 2e-6, "bandwidth": 0.8}
 ELEMENTWISE_ERROR = 0.3
+
+HEAD_SET: Values = {"narrow_head": 0.25, "wide_head": 0.2}
+"""Between the fits of H100 and L40S, where a table holds one head_dim only."""
 
 # FlashAttention-3 (Hopper) packs grouped heads in prefill and always may split keys; FlashAttention-2 does neither for
 # ungrouped heads, and prefill never splits. Tile heights are those libraries' at head_dim 128.
@@ -143,16 +149,20 @@ def solve(problem: Problem, seed: int = 0, max_rows: int = MAX_ROWS) -> Fit:
     return Fit(values(result.x), errors, bool(result.success), str(result.message))
 
 
-def held_out_errors(problem: Problem, seed: int = 0, max_rows: int = MAX_ROWS) -> FloatArray:
+def held_out_errors(problem: Problem, folds: int = 2, seed: int = 0, max_rows: int = MAX_ROWS) -> FloatArray:
     """|predicted/measured − 1| of every row [rows], each predicted by a fit that saw none of its group."""
     groups = np.unique(problem.group)
     np.random.default_rng(seed).shuffle(groups)
-    first = np.isin(problem.group, groups[: len(groups) // 2])
+    fold = np.empty(len(problem.group), int)
+    for i, part in enumerate(np.array_split(groups, folds)):
+        fold[np.isin(problem.group, part)] = i
     errors = np.empty(len(problem.group))
-    for train in (first, ~first):
-        part = Problem(_rows(problem.columns, train), problem.group[train], problem.bounds, problem.fixed, problem.predict)
-        test = _rows(problem.columns, ~train)
-        errors[~train] = np.abs(problem.predict(solve(part, seed, max_rows).values, test) / test["latency_s"] - 1.0)
+    for i in range(folds):
+        seen, unseen = fold != i, fold == i
+        training = replace(problem, columns=_rows(problem.columns, seen), group=problem.group[seen])
+        test = _rows(problem.columns, unseen)
+        predicted = problem.predict(solve(training, seed, max_rows).values, test)
+        errors[unseen] = np.abs(predicted / test["latency_s"] - 1.0)
     return errors
 
 
@@ -175,7 +185,9 @@ def matmul_problem(columns: Columns, gpu: Gpu, dtype: str = "bf16") -> Problem:
     return Problem(columns, columns["n"] * 1e6 + columns["k"], MATMUL, MATMUL_SET, predict)
 
 
-def attention_problem(columns: Columns, gpu: Gpu, phase: str, kv_value_bytes: float = 2.0, compute: float = 0.6) -> Problem:
+def attention_problem(
+    columns: Columns, gpu: Gpu, phase: str, kv_value_bytes: float = 2.0, compute: float = 0.6
+) -> Problem:
     """Attention, held out by head shape; `compute` is decode's share of peak, which its own rows cannot show."""
     fixed = attention_set(gpu, phase) | ({"compute": compute} if phase == "decode" else {})
 
@@ -196,8 +208,11 @@ def attention_problem(columns: Columns, gpu: Gpu, phase: str, kv_value_bytes: fl
             seconds[i] = _compiled_rows()(s, s * q, kv_bytes - saved, flop, rates)
         return seconds
 
+    bounds = dict(PREFILL if phase == "prefill" else DECODE)
+    if len(np.unique(columns["head_dim"])) == 1:
+        fixed |= {name: value for name, value in HEAD_SET.items() if bounds.pop(name, None)}
     group = columns["heads"] * 1e6 + columns["kv_heads"] * 1e3 + columns["head_dim"]
-    return Problem(columns, group, PREFILL if phase == "prefill" else DECODE, fixed, predict)
+    return Problem(columns, group, bounds, fixed, predict)
 
 
 def all_reduce_problem(columns: Columns, link: Link) -> Problem:
@@ -217,24 +232,26 @@ def all_reduce_problem(columns: Columns, link: Link) -> Problem:
 def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) -> CalibrationFile:
     """All fits of one GPU. Raises InputError when its tables are missing or hold no usable row."""
     system = kernel_tables.system_folder(kernels, gpu.name)
-    matmul = kernel_tables.read_matmul(system, gpu)
-    decode = kernel_tables.read_attention(system, gpu, "decode")
-    prefill = kernel_tables.read_attention(system, gpu, "prefill")
-    reduce = kernel_tables.read_all_reduce(system)
-
-    prefill_problem = attention_problem(prefill.columns, gpu, "prefill")
-    prefill_fit = solve(prefill_problem, seed)
-    decode_problem = attention_problem(decode.columns, gpu, "decode", compute=prefill_fit.values["compute"])
-    matmul_errors = held_out_errors(matmul_problem(matmul.columns, gpu), seed)
-    errors = {
-        "matmul": matmul_errors.mean(),
-        "matmul_small": matmul_errors[matmul.columns["m"] <= SMALL_TOKENS].mean(),
-        "decode_attention": held_out_errors(decode_problem, seed).mean(),
-        "prefill_attention": held_out_errors(prefill_problem, seed).mean(),
-        "elementwise": ELEMENTWISE_ERROR,
-        "all_reduce": held_out_errors(all_reduce_problem(reduce.columns, link), seed).mean(),
+    tables = {
+        "matmul": kernel_tables.read_matmul(system, gpu),
+        "decode_attention": kernel_tables.read_attention(system, gpu, "decode"),
+        "prefill_attention": kernel_tables.read_attention(system, gpu, "prefill"),
+        "all_reduce": kernel_tables.read_all_reduce(system),
     }
-    tables = {"matmul": matmul, "decode_attention": decode, "prefill_attention": prefill, "all_reduce": reduce}
+    rows = {kind: table.columns for kind, table in tables.items()}
+    prefill = attention_problem(rows["prefill_attention"], gpu, "prefill")
+    compute = _rounded(solve(prefill, seed).values["compute"])
+    problems = {
+        "matmul": matmul_problem(rows["matmul"], gpu),
+        "decode_attention": attention_problem(rows["decode_attention"], gpu, "decode", compute=compute),
+        "prefill_attention": prefill,
+        "all_reduce": all_reduce_problem(rows["all_reduce"], link),
+    }
+    errors = {
+        kind: held_out_errors(problem, ALL_REDUCE_FOLDS if kind == "all_reduce" else 2, seed)
+        for kind, problem in problems.items()
+    }
+    errors["matmul_small"] = errors["matmul"][rows["matmul"]["m"] <= SMALL_TOKENS]
     return CalibrationFile(
         name=gpu.name,
         kind="fitted",
@@ -243,13 +260,11 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
         source=kernel_tables.SOURCE,
         date=date,
         note=_note(tables, link),
-        matmul=_parameters(solve(matmul_problem(matmul.columns, gpu), seed)),
-        decode_attention=_parameters(solve(decode_problem, seed)),
-        prefill_attention=_parameters(prefill_fit),
         elementwise={name: Parameter(value=value) for name, value in ELEMENTWISE_SET.items()},
-        all_reduce=_parameters(solve(all_reduce_problem(reduce.columns, link), seed)),
+        **{kind: _parameters(problem, seed) for kind, problem in problems.items()},
         rows={kind: Rows(used=t.used, dropped=dict(t.dropped)) for kind, t in tables.items()},
-        typical_error={kind: _rounded(float(e)) for kind, e in errors.items()},
+        typical_error={kind: _rounded(float(e.mean()), 3) for kind, e in errors.items()}
+        | {"elementwise": ELEMENTWISE_ERROR},
     )
 
 
@@ -290,9 +305,12 @@ def _note(tables: Mapping[str, Table], link: Link) -> str:
     )
 
 
-def _parameters(fit: Fit) -> dict[str, Parameter]:
+def _parameters(problem: Problem, seed: int) -> dict[str, Parameter]:
+    fit = solve(problem, seed)
     return {
-        name: Parameter(value=_rounded(value), standard_error=None if error is None else _rounded(error, 2))
+        name: Parameter(value=value)
+        if name in problem.fixed
+        else Parameter(value=_rounded(value), standard_error=None if error is None else _rounded(error, 2))
         for name, value in fit.values.items()
         for error in [fit.standard_errors[name]]
     }
@@ -322,7 +340,8 @@ def _compiled_rows() -> Callable[..., FloatArray]:
     # Compiled on first use: importing this module must not cost the second that numba takes.
     import numba
 
-    scalar = numba.njit(attention_time)
+    compiled: Any = numba.njit
+    scalar = compiled(attention_time)
 
     def rows(sequences: Any, query_tokens: Any, kv_bytes: Any, flop: Any, rates: Any) -> Any:
         seconds = np.empty(len(sequences))
@@ -330,8 +349,8 @@ def _compiled_rows() -> Callable[..., FloatArray]:
             seconds[i] = scalar(sequences[i], query_tokens[i], kv_bytes[i], flop[i], rates)[0]
         return seconds
 
-    compiled: Callable[..., FloatArray] = numba.njit(rows)
-    return compiled
+    result: Callable[..., FloatArray] = compiled(rows)
+    return result
 
 
 if __name__ == "__main__":

@@ -87,9 +87,7 @@ def read_attention(system: Path, gpu: Gpu, phase: Literal["decode", "prefill"], 
     pairs = raw["new_tokens"] * (raw["keys"] - raw["new_tokens"] + (raw["new_tokens"] + 1) / 2)
     flop = 4.0 * raw["sequences"] * raw["heads"] * raw["head_dim"] * pairs
     keep.only("faster than the datasheet's peak FLOP/s", flop <= gpu.peak_flop_per_s("bf16") * raw["latency_s"])
-    return keep.table(
-        raw, ("sequences", "new_tokens", "keys", "heads", "kv_heads", "head_dim", "latency_s"), origin
-    )
+    return keep.table(raw, ("sequences", "new_tokens", "keys", "heads", "kv_heads", "head_dim", "latency_s"), origin)
 
 
 def read_all_reduce(system: Path) -> Table:

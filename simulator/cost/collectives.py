@@ -1,13 +1,14 @@
 """Collectives between the GPUs of one group: message bytes → seconds, latency joined with transfer.
 
 Every step is t = (α(N)^p + (c·M/b_N)^p)^(1/p) with α(N) = t0 + steps·(L + α_peer·(N − 1)), L = link latency [s],
-M = message [bytes], c = copies of it that cross one GPU's link, b_N = η·B·(2/N)^x with B = link bandwidth per direction
-[bytes/s] and x = crowding. α–β form: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication
+M = message [bytes], c = copies of it that cross one GPU's link, b_N = η·B·d_N with B = link bandwidth per direction
+[bytes/s] and d_N the factor for crowding. α–β form: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication
 Operations in MPICH", 2005; shares and exponents are fitted (calibration files). Messages may be arrays.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def all_reduce_s(message_bytes: Any, gpus: int, link: Link, e: CollectiveEfficie
     one = _step_s(message, gpus, 1, peers, e.t0_s, e.one_shot_bandwidth, link, e)
     two = _step_s(message, gpus, 2, share, e.t0_s, e.two_shot_bandwidth, link, e)
     small = np.minimum(one, two)
-    # The pipeline is never the faster one below the limit, and a larger message is never the cheaper one above it.
+    # A larger message is never the cheaper one, whatever the two fits say at the limit.
     large = np.maximum(_pipeline_s(message, gpus, share, link, e), _at_limit_s(gpus, link, e))
     return np.where(message <= e.small_limit_bytes, small, large)[()]
 
@@ -73,11 +74,13 @@ def _at_limit_s(gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
     return np.minimum(one, _step_s(limit, gpus, 2, 2.0 * peers / gpus, e.t0_s, e.two_shot_bandwidth, link, e))
 
 
-def _step_s(
+def _step_s(  # noqa: PLR0917 -- the symbols of one formula, in its order
     message: Any, gpus: int, steps: int, copies: float, t0_s: float, share: float, link: Link, e: CollectiveEfficiency
 ) -> Any:
     latency = t0_s + steps * (link.latency_s + e.peer_s * (gpus - 1))
-    transfer = message * copies / (share * link.bytes_per_s * (2.0 / gpus) ** e.crowding)
+    doublings = min(math.log2(gpus / 2), 2.0)  # nothing beyond eight was measured
+    crowding = e.doubling ** min(doublings, 1.0) * e.doubling_again ** max(doublings - 1.0, 0.0)
+    transfer = message * copies / (share * link.bytes_per_s * crowding)
     high, low = np.maximum(latency, transfer), np.minimum(latency, transfer)
     ratio = np.divide(low, high, out=np.zeros_like(np.asarray(high)), where=np.asarray(high) > 0)
     return high * (1.0 + ratio**e.power) ** (1.0 / e.power)

@@ -111,8 +111,10 @@ class CollectiveEfficiency(NamedTuple):
     """Its share of the link's bandwidth."""
     small_limit_bytes: float
     """Largest message the small-message kernels take, bytes."""
-    crowding: float
-    """Exponent x by which bandwidth falls with participants, (2/N)^x: 0 on a switch, 1 on one shared bus."""
+    doubling: float
+    """Factor on bandwidth from two participants to four: about 1 on a switch, less where they share a bus."""
+    doubling_again: float
+    """Factor on bandwidth from four participants to eight; held beyond."""
     power: float
     """Exponent that joins latency and transfer time."""
 
