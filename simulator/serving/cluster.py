@@ -96,6 +96,8 @@ def run(
 
     `admitted` are the indices of the requests that are not rejected outright, in order of arrival.
     """
+    if model.acceptance.shape[1] < model.config[0].gamma:  # compiled code would read past the end
+        raise ValueError(f"acceptance has {model.acceptance.shape[1]} depths, γ is {model.config[0].gamma}")
     pool = [Replica(model, requests) for _ in range(replicas)]
     tell = progress or (lambda done, of: None)
     if traffic.users:

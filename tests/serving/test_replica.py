@@ -1,0 +1,174 @@
+"""The step loop: trajectories written down by hand, compiled = plain Python, conservation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.serving import replica as replica_module
+from simulator.serving import state
+from tests.serving.rig import run, tables, traffic
+
+
+def test_one_request_prefills_then_decodes_one_token_per_step():
+    requests, (replica,) = run(traffic([0.5], [10], [4]))
+    assert (requests[0].scheduled_s, requests[0].first_token_s, requests[0].finish_s) == (0.5, 1.5, 4.5)
+    assert requests[0].chunks == 3
+    assert replica.state[0].steps == 4
+
+
+def test_a_request_joins_the_batch_at_the_next_step_boundary():
+    requests, _ = run(traffic([0.0, 0.25], [4, 4], [3, 2]))
+    # 0–1 prompt of A; 1–2 A's second token with the prompt of B; 2–3 A's third, B's second.
+    assert requests["first_token_s"].tolist() == [1.0, 2.0]
+    assert requests["finish_s"].tolist() == [3.0, 3.0]
+
+
+def test_a_long_prompt_is_chunked_under_the_token_budget():
+    requests, _ = run(traffic([0.0], [25], [1]), max_batched_tokens=10)
+    assert requests[0].finish_s == 3.0  # 10 + 10 + 5 tokens
+
+
+def test_decode_goes_before_prefill_in_the_budget():
+    # A decodes (1 token); B's prompt of 12 gets the 7 that are left, then 5.
+    requests, _ = run(traffic([0.0, 0.5], [4, 12], [5, 1]), max_batched_tokens=8)
+    assert requests["first_token_s"].tolist() == [1.0, 3.0]
+    assert requests[0].finish_s == 5.0
+
+
+def test_no_more_than_max_sequences_run_and_the_rest_wait_in_order():
+    requests, (replica,) = run(traffic([0.0, 0.0, 0.0], [1, 1, 1], [2, 2, 2]), max_sequences=1)
+    assert requests["finish_s"].tolist() == [2.0, 4.0, 6.0]
+    assert replica.state[0].most_running == 1
+
+
+def test_admission_waits_for_kv_blocks():
+    # 5 blocks of 4 tokens: A takes 3 for its prompt of 12 and never needs a fourth; B needs 3.
+    requests, (replica,) = run(traffic([0.0, 0.0], [11, 12], [2, 1]), total_blocks=5)
+    assert requests["scheduled_s"].tolist() == [0.0, 2.0]
+    assert replica.state[0].most_blocks <= 5
+
+
+def test_the_youngest_is_preempted_and_recomputed_without_losing_tokens():
+    # Both prompts fill one block each (of 3). Each needs a second block for its second token: the younger one gives way.
+    requests, (replica,) = run(traffic([0.0, 0.0], [4, 4], [3, 3]), total_blocks=3)
+    assert requests["preemptions"].tolist() == [0, 1]
+    assert requests["finish_s"].tolist() == [3.0, 5.0]
+    assert requests["generated_tokens"].tolist() == [3, 3]
+    assert replica.state[0].used_blocks == 0
+
+
+def test_a_round_delivers_accepted_drafts_and_one_more():
+    draft = tables(0.25)
+    requests, (replica,) = run(traffic([0.0], [4], [9]), gamma=3, rates=[1.0, 1.0, 1.0], draft=draft)
+    # Prompt 1 s + drafting 3 passes of 0.25 s; then 4 tokens per round of 1.75 s; the last round drafts nothing more.
+    assert requests[0].first_token_s == 1.75
+    assert requests[0].finish_s == 1.75 + 1.75 + 1.0
+    assert (requests[0].drafted_tokens, requests[0].accepted_tokens, requests[0].rounds) == (6, 6, 2)
+    assert replica.state[0].draft_s == 1.5
+
+
+def test_no_draft_accepted_still_yields_the_targets_own_token():
+    requests, _ = run(traffic([0.0], [4], [4]), gamma=2, rates=[0.0, 1.0], draft=tables(0.25))
+    assert requests[0].generated_tokens == 4
+    assert (requests[0].rounds, requests[0].accepted_tokens, requests[0].drafted_tokens) == (3, 0, 6)
+
+
+def test_tokens_beyond_the_answers_end_are_waste():
+    requests, _ = run(traffic([0.0], [4], [3]), gamma=8, rates=[1.0] * 8, draft=tables(0.25))
+    assert (requests[0].generated_tokens, requests[0].accepted_tokens, requests[0].drafted_tokens) == (3, 2, 8)
+
+
+def test_look_ahead_slots_are_charged_and_rolled_back():
+    # 7 cached + 1 + 4 drafts = 12 tokens = 3 blocks at the peak, 2 after the rejected drafts are rolled back.
+    _, (replica,) = run(traffic([0.0], [7], [2]), gamma=4, rates=[0.0], draft=tables(0.25))
+    assert replica.state[0].most_blocks == 3
+    assert replica.state[0].used_blocks == 0
+
+
+def test_without_a_match_an_ngram_drafter_verifies_one_token():
+    requests, _ = run(traffic([0.0], [4], [5]), gamma=4, rates=[1.0], match=0.0)
+    assert requests[0].rounds == 0
+    assert requests[0].finish_s == 5.0
+
+
+def test_ngram_rounds_come_at_the_match_rate():
+    n, p = 400, 0.3
+    requests, (replica,) = run(traffic([0.0] * n, [1] * n, [50] * n), gamma=2, rates=[0.0], match=p, max_sequences=64)
+    share = replica.state[0].sequence_rounds / (49 * n)
+    assert share == pytest.approx(p, abs=4 * (p * (1 - p) / (49 * n)) ** 0.5)
+
+
+workloads = st.lists(
+    st.tuples(st.floats(0, 20), st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=12
+).map(lambda rows: tuple(zip(*sorted(rows), strict=True)))
+knobs = st.fixed_dictionaries(
+    {
+        "max_sequences": st.integers(1, 5),
+        "max_batched_tokens": st.integers(5, 40),
+        "total_blocks": st.integers(14, 40),
+        "watermark_blocks": st.integers(0, 2),
+        "gamma": st.integers(0, 4),
+    }
+)
+
+
+@settings(max_examples=60)
+@given(workloads, knobs, st.floats(0, 1))
+def test_conservation(workload, knobs, alpha):
+    requests, (replica,) = run(traffic(*workload), rates=[alpha], draft=tables(0.1), **knobs)
+    row = replica.state[0]
+    assert (requests["status"] == state.FINISHED).all()
+    assert (requests["generated_tokens"] == requests["output_tokens"]).all()
+    assert row.emitted_tokens == requests["output_tokens"].sum()
+    assert row.prefill_tokens >= requests["prompt_tokens"].sum()
+    assert row.used_blocks == row.running == row.stacked == 0
+    assert row.most_blocks <= knobs["total_blocks"]
+    assert row.most_running <= knobs["max_sequences"]
+    assert (requests["arrival_s"] <= requests["scheduled_s"]).all()
+    assert (requests["scheduled_s"] < requests["first_token_s"]).all()
+    assert (requests["first_token_s"] <= requests["finish_s"]).all()
+    assert (requests["accepted_tokens"] <= requests["drafted_tokens"]).all()
+    assert replica.series[state.SERIES.index("output_tokens")].sum() == row.emitted_tokens
+    assert replica.series[state.SERIES.index("busy_s")].sum() == pytest.approx(row.busy_s)
+
+
+@settings(max_examples=40)
+@given(workloads, knobs, st.lists(st.floats(0, 40), max_size=6))
+def test_how_time_is_cut_into_calls_does_not_matter(workload, knobs, cuts):
+    whole, (one,) = run(traffic(*workload), rates=[0.7], draft=tables(0.1), **knobs)
+    original = replica_module.advance
+
+    def in_pieces(until_s, *arguments):
+        for cut in sorted(cuts):
+            if cut < until_s:
+                original(cut, *arguments)
+        return original(until_s, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica_module, "advance", in_pieces)
+        pieces, (other,) = run(traffic(*workload), rates=[0.7], draft=tables(0.1), **knobs)
+    assert whole.tobytes() == pieces.tobytes()
+    assert one.gaps.tobytes() == other.gaps.tobytes()
+    assert one.series.tobytes() == other.series.tobytes()
+
+
+@settings(max_examples=8)
+@given(workloads, knobs)
+def test_compiled_loop_equals_plain_python(workload, knobs):
+    fast, (one,) = run(traffic(*workload), rates=[0.6, 0.4], draft=tables(0.1, 0.01), **knobs)
+    names = [n for n, f in vars(replica_module).items() if hasattr(f, "py_func")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(replica_module, name, getattr(replica_module, name).py_func)
+        slow, (other,) = run(traffic(*workload), rates=[0.6, 0.4], draft=tables(0.1, 0.01), **knobs)
+    assert fast.tobytes() == slow.tobytes()
+    assert one.state.tobytes() == other.state.tobytes()
+    assert one.series.tobytes() == other.series.tobytes()
+
+
+def test_series_buckets_widen_without_losing_anything():
+    n = 200
+    requests, (replica,) = run(traffic(np.arange(n) * 37.0, [3] * n, [5] * n))
+    assert replica.state[0].bucket_s * state.BUCKETS > requests["finish_s"].max() - 1
+    assert replica.series[state.SERIES.index("output_tokens")].sum() == 5 * n
