@@ -3,8 +3,8 @@
     python -m simulator.calibration.fit KERNELS_FOLDER --gpu h100-sxm -o hardware_profiles/calibrations/h100-sxm.yaml
 
 Bounded least squares on log residuals (scipy), so that a microsecond kernel weighs as much as a millisecond one. The
-error that is written down is measured on matrices, head shapes or group sizes that the fit did not see: the shapes are
-halved at random, each half is fitted and scored on the other. The parameters written down are fitted on all shapes.
+error that is written down is measured on matrices, head shapes or message sizes that the fit did not see: they are split
+at random, and every part is predicted by a fit on the rest. The parameters written down are fitted on all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scipy.optimize import least_squares
 
 from simulator.calibration import kernel_tables
 from simulator.calibration.kernel_tables import Columns, Table
-from simulator.cost.collectives import all_reduce_s
+from simulator.cost.collectives import all_gather_s, all_reduce_s
 from simulator.cost.efficiency import (
     AttentionEfficiency,
     CalibrationFile,
@@ -42,7 +42,7 @@ Values = dict[str, float]
 Bounds = Mapping[str, tuple[float, float, float]]
 
 MAX_ROWS = 5000
-"""Rows of one fit, drawn at random; more change parameters by less than their standard error. All rows are scored."""
+"""Rows of one fit, drawn at random, so that it takes a second. All rows are scored."""
 L2_SHARPNESS = 6
 """How sharply a hot loop's hits in L2 end once its working set exceeds the capacity."""
 SMALL_TOKENS = 64
@@ -73,9 +73,12 @@ ALL_REDUCE: Bounds = {
     "pipeline_bandwidth": (0.7, 1e-3, 1.5),
     "doubling": (0.9, 0.05, 2.0), "doubling_again": (0.9, 0.05, 2.0), "power": (2.0, 1.0, 12.0),
 }  # fmt: skip
-ALL_REDUCE_FOLDS = 6
-"""With 69 rows a half would leave too few message sizes to fit on."""
-ALL_REDUCE_SET: Values = {"small_limit_bytes": 8.0 * 2**20}
+EXCHANGE: Bounds = {
+    "exchange_t0_s": (5e-6, 1e-8, 5e-5), "exchange_peer_s": (1e-6, 1e-9, 2e-5), "exchange_bandwidth": (0.6, 1e-3, 1.5),
+}  # fmt: skip
+COLLECTIVE_FOLDS = 6
+"""Of 23 message sizes a half would leave too few to fit on."""
+ALL_REDUCE_SET: Values = {"small_limit_bytes": 8.0 * 2**20} | {name: start for name, (start, _, _) in EXCHANGE.items()}
 
 # No table isolates fused elementwise kernels: launch as for the smallest matmuls, bandwidth as copies reach.
 ELEMENTWISE_SET: Values = {"t0_s": 2e-6, "bandwidth": 0.8}
@@ -229,6 +232,21 @@ def all_reduce_problem(columns: Columns, link: Link) -> Problem:
     return Problem(columns, columns["message_bytes"], ALL_REDUCE, ALL_REDUCE_SET, predict)
 
 
+def exchange_problem(columns: Columns, link: Link, all_reduce: Values) -> Problem:
+    """All-gathers and all-to-alls, held out by message size; crowding and power are those of the all-reduce."""
+
+    def predict(values: Values, c: Columns) -> FloatArray:
+        e = CollectiveEfficiency(**values)
+        seconds = np.empty(len(c["gpus"]))
+        for gpus in np.unique(c["gpus"]):
+            i = c["gpus"] == gpus
+            seconds[i] = all_gather_s(c["message_bytes"][i], int(gpus), link, e)
+        return seconds
+
+    fixed = {name: value for name, value in all_reduce.items() if name not in EXCHANGE}
+    return Problem(columns, columns["message_bytes"], EXCHANGE, fixed, predict)
+
+
 def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) -> CalibrationFile:
     """All fits of one GPU. Raises InputError when its tables are missing or hold no usable row."""
     system = kernel_tables.system_folder(kernels, gpu.name)
@@ -237,6 +255,7 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
         "decode_attention": kernel_tables.read_attention(system, gpu, "decode"),
         "prefill_attention": kernel_tables.read_attention(system, gpu, "prefill"),
         "all_reduce": kernel_tables.read_all_reduce(system),
+        "exchange": kernel_tables.read_exchange(system),
     }
     rows = {kind: table.columns for kind, table in tables.items()}
     prefill = attention_problem(rows["prefill_attention"], gpu, "prefill")
@@ -247,11 +266,16 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
         "prefill_attention": prefill,
         "all_reduce": all_reduce_problem(rows["all_reduce"], link),
     }
+    problems["exchange"] = exchange_problem(rows["exchange"], link, solve(problems["all_reduce"], seed).values)
     errors = {
-        kind: held_out_errors(problem, ALL_REDUCE_FOLDS if kind == "all_reduce" else 2, seed)
+        kind: held_out_errors(problem, COLLECTIVE_FOLDS if kind in ("all_reduce", "exchange") else 2, seed)
         for kind, problem in problems.items()
     }
     errors["matmul_small"] = errors["matmul"][rows["matmul"]["m"] <= SMALL_TOKENS]
+    means = {kind: _rounded(float(e.mean()), 3) for kind, e in sorted(errors.items())}
+    parameters = {kind: _parameters(problem, seed) for kind, problem in problems.items()}
+    fitted = parameters.pop("exchange")
+    parameters["all_reduce"] |= {name: fitted[name] for name in EXCHANGE}
     return CalibrationFile(
         name=gpu.name,
         kind="fitted",
@@ -261,10 +285,9 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
         date=date,
         note=_note(tables, link),
         elementwise={name: Parameter(value=value) for name, value in ELEMENTWISE_SET.items()},
-        **{kind: _parameters(problem, seed) for kind, problem in problems.items()},
+        **parameters,
         rows={kind: Rows(used=t.used, dropped=dict(t.dropped)) for kind, t in tables.items()},
-        typical_error={kind: _rounded(float(e.mean()), 3) for kind, e in errors.items()}
-        | {"elementwise": ELEMENTWISE_ERROR},
+        typical_error=means | {"elementwise": ELEMENTWISE_ERROR},
     )
 
 

@@ -101,6 +101,18 @@ def read_all_reduce(system: Path) -> Table:
     return keep.table(raw, ("message_bytes", "gpus", "latency_s"), origin)
 
 
+def read_exchange(system: Path) -> Table:
+    """Columns message_bytes, gpus, latency_s: NCCL's all-gather and all-to-all, two-byte values."""
+    raw, read, origin = _read(system, "comm", "nccl_perf", engine="nccl")
+    keep = _Keep(read)
+    keep.only("other collective", np.isin(raw["op_name"], ("all_gather", "alltoall")))
+    keep.only("other number format", raw["nccl_dtype"] == "half")
+    keep.only("no positive latency", _positive(raw["latency_s"]))
+    raw["message_bytes"] = raw["message_size"] * BYTES_PER_VALUE["fp16"]  # the column counts elements
+    raw["gpus"] = raw["num_gpus"]
+    return keep.table(raw, ("message_bytes", "gpus", "latency_s"), origin)
+
+
 class _Keep:
     """A mask over the rows that counts, by reason, what each condition removed first."""
 
@@ -121,10 +133,10 @@ class _Keep:
         return Table(kept, len(self.mask), self.dropped, origin)
 
 
-def _read(system: Path, operator: str, table: str) -> tuple[Columns, int, str]:
-    found = sorted((system / operator).glob(f"vllm/*/{table}.parquet"))
+def _read(system: Path, operator: str, table: str, engine: str = "vllm") -> tuple[Columns, int, str]:
+    found = sorted((system / operator).glob(f"{engine}/*/{table}.parquet"))
     if not found:
-        raise InputError("kernels", str(system / operator), f"hold vllm/<version>/{table}.parquet")
+        raise InputError("kernels", str(system / operator), f"hold {engine}/<version>/{table}.parquet")
     data = pq.read_table(found[-1])
     columns: Columns = {name: data[name].to_numpy() for name in data.column_names}
     columns["latency_s"] = np.asarray(columns.pop("latency"), float) * 1e-3

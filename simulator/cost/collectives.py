@@ -39,29 +39,30 @@ def all_reduce_s(message_bytes: Any, gpus: int, link: Link, e: CollectiveEfficie
 def all_gather_s(message_bytes: Any, gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
     """Every GPU ends with the whole `message_bytes`, of which each held 1/N: one step, c = (N − 1)/N, s.
 
-    Not fitted by itself: latency of the all-reduce's first step, bandwidth of its pipeline.
+    Source: module docstring; fitted on NCCL's all-gather and all-to-all together, over all group sizes.
     """
-    return _one_step_s(message_bytes, gpus, (gpus - 1) / gpus, link, e)
+    return _exchange_s(message_bytes, gpus, (gpus - 1) / gpus, link, e)
 
 
 def all_to_all_s(message_bytes: Any, gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
     """Every GPU sends its `message_bytes`, 1/N to each, its own share stays: one step, c = (N − 1)/N, s.
 
-    Not fitted by itself: latency of the all-reduce's first step, bandwidth of its pipeline.
+    Source: as `all_gather_s`.
     """
-    return _one_step_s(message_bytes, gpus, (gpus - 1) / gpus, link, e)
+    return _exchange_s(message_bytes, gpus, (gpus - 1) / gpus, link, e)
 
 
 def point_to_point_s(message_bytes: Any, link: Link, e: CollectiveEfficiency) -> Any:
-    """One GPU sends `message_bytes` to one other: one step, c = 1, s. Not fitted by itself, see `all_gather_s`."""
-    return _one_step_s(message_bytes, 2, 1.0, link, e)
+    """One GPU sends `message_bytes` to one other: one step, c = 1, s. Not fitted by itself: an exchange between two."""
+    return _exchange_s(message_bytes, 2, 1.0, link, e)
 
 
-def _one_step_s(message_bytes: Any, gpus: int, copies: float, link: Link, e: CollectiveEfficiency) -> Any:
+def _exchange_s(message_bytes: Any, gpus: int, copies: float, link: Link, e: CollectiveEfficiency) -> Any:
     message = np.asarray(message_bytes, float)
     if gpus <= 1:
         return np.zeros_like(message)[()]
-    return _step_s(message, gpus, 1, copies, e.t0_s, e.pipeline_bandwidth, link, e)[()]
+    fixed = e.exchange_t0_s + e.exchange_peer_s * (gpus - 1)
+    return _step_s(message, gpus, 1, copies, fixed, e.exchange_bandwidth, link, e._replace(peer_s=0.0))[()]
 
 
 def _pipeline_s(message: Any, gpus: int, copies: float, link: Link, e: CollectiveEfficiency) -> Any:

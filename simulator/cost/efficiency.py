@@ -117,6 +117,12 @@ class CollectiveEfficiency(NamedTuple):
     """Factor on bandwidth from four participants to eight; held beyond."""
     power: float
     """Exponent that joins latency and transfer time."""
+    exchange_t0_s: float
+    """Fixed time of an all-gather or all-to-all beyond the link's latency, s."""
+    exchange_peer_s: float
+    """Added to it per further participant, s."""
+    exchange_bandwidth: float
+    """Its share of the link's bandwidth."""
 
 
 class Parameter(Record):
@@ -240,7 +246,9 @@ def _as(cls: type[P], parameters: Mapping[str, Parameter], section: str, where: 
     for name in fields:
         if name not in parameters:
             raise InputError(f"{section}.{name}", "(absent)", "be given", where=where)
-    return cls(*(parameters[name].value for name in fields))
+    build: Any = cls
+    built: P = build(*(parameters[name].value for name in fields))
+    return built
 
 
 @cache
