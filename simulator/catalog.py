@@ -16,6 +16,7 @@ _FOLDERS = {
     "drafter": ("workloads/drafters", ".yaml"),
     "traffic": ("workloads/traffic", ".yaml"),
     "scenario": ("workloads/scenarios", ".yaml"),
+    "experiment": ("workloads/scenarios/article", ".yaml"),
 }
 
 

@@ -358,8 +358,8 @@ class ForwardCost:
         return np.asarray(sum(parts), dtype=float)
 
     def _l2_share(self) -> float:
-        # Smooth step at the resident part of L2, as fitted for kernels in a hot loop (DESIGN §3): 1 / (1 + (b/c)^6).
+        # Smooth step at the size of L2, as fitted for kernels in a hot loop (DESIGN §3): 1 / (1 + (b/c)^6).
         one = np.ones(1)
         weights = float(self._sum(self._linear_operators(one), 1)[0])
         weights += sum(float(o.weight_bytes[0]) for o in head_operators(self.decoder, self.formats, self.tp, one))
-        return 1.0 / (1.0 + (weights / max(self.efficiency.matmul.l2_resident_bytes, 1.0)) ** 6)
+        return 1.0 / (1.0 + (weights / self.gpu.l2_bytes) ** 6)
