@@ -109,7 +109,8 @@ class Scenario(Record):
 
 
 def load_scenario(source: str | Path | dict[str, Any], **changes: Any) -> Scenario:
-    """A bundled scenario's name, a file's path or a mapping as a `Scenario`; `changes` replace top-level fields.
+    """A bundled scenario's name, a file's path or a mapping as a `Scenario`; `changes` replace top-level fields, but
+    ``load`` is merged with the file's (``load={"requests": 500}`` keeps its rate).
 
     Raises UnknownName or InputError.
     """
@@ -119,6 +120,8 @@ def load_scenario(source: str | Path | dict[str, Any], **changes: Any) -> Scenar
     else:
         path = catalog.locate("scenario", str(source))
         data, where, base = read_mapping(path), str(path), path.parent
+    if isinstance(data.get("load"), dict) and isinstance(changes.get("load"), dict):
+        changes["load"] = {**data["load"], **changes["load"]}
     data = {**data, **{k: v for k, v in changes.items() if v is not None}}
     load = validate(Load, data.pop("load") or {}, f"{where}: load") if "load" in data else Load()
     traffic = data.get("traffic")
