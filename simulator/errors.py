@@ -33,7 +33,7 @@ class InputError(MemwallError):
             text = f"{self.where}: {text}"
         if self.suggestion:
             text += f"; did you mean {self.suggestion}?"
-        return text
+        return _printable(text)
 
 
 class UnknownName(InputError):
@@ -42,7 +42,11 @@ class UnknownName(InputError):
     def __init__(self, field: str, value: str, known: Iterable[str], *, where: str = "", kind: str = "name"):
         self.known = sorted(known)
         super().__init__(
-            field, value, f"be a known {kind} ({_listed(self.known)})", suggestion=nearest(value, self.known), where=where
+            field,
+            value,
+            f"be a known {kind} ({_listed(self.known)})",
+            suggestion=nearest(value, self.known),
+            where=where,
         )
 
 
@@ -58,8 +62,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _shown(value: object, limit: int = 60) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
+    try:
+        text = repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        text = "(huge)"
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    # Names from a file may hold terminal escapes, or halves of surrogate pairs that no terminal can encode.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _listed(names: list[str], limit: int = 8) -> str:

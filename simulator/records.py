@@ -13,6 +13,10 @@ from simulator.errors import InputError, UnknownName
 
 MAX_FILE_BYTES = 16 * 2**20
 """Configuration files are small; anything larger is a mistake and is not parsed."""
+MAX_YAML_BYTES = 2**19
+"""YAML is parsed in Python, some 200 kB/s, and ours is written by hand."""
+MAX_DEPTH = 64
+"""Levels of nesting; the deepest real file has about ten."""
 
 
 class Record(BaseModel):
@@ -82,8 +86,17 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for arg in getattr(annotation, "__args__", ()) for found in _records_in(arg)]
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (the later one would silently win)."""
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice (the later one would silently win) and aliases, with which a few lines
+    can stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, f"the alias *{alias.anchor} is not allowed; repeat what it stands for", alias.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -100,27 +113,53 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file; InputError when it cannot be read, is too large, or holds something else."""
     where = str(path)
+    is_json = path.suffix == ".json"
+    most = MAX_FILE_BYTES if is_json else MAX_YAML_BYTES
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError("size", f"{path.stat().st_size} bytes", f"be at most {MAX_FILE_BYTES} bytes", where=where)
+        if path.stat().st_size > most:
+            raise InputError("size", f"{path.stat().st_size} bytes", f"be at most {most} bytes", where=where)
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError("content", "(binary)", "be UTF-8 text", where=where) from None
     except OSError as error:
         raise InputError("file", where, f"be readable ({error.strerror or error})") from None
     try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+        data = json.loads(text) if is_json else yaml.load(text, Loader=_PlainLoader)  # noqa: S506
     except json.JSONDecodeError as error:
         raise InputError("content", f"line {error.lineno}", f"be valid JSON ({error.msg})", where=where) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else "text"
         raise InputError("content", line, f"be valid YAML ({getattr(error, 'problem', error)})", where=where) from None
+    except (
+        ValueError
+    ) as error:  # an integer of thousands of digits, a 13th month: the parsers let Python's own error out
+        reason = str(error).split(":")[0]
+        raise InputError("content", "(a value)", f"hold readable numbers and dates ({reason})", where=where) from None
     except RecursionError:
-        raise InputError("content", "(too deep)", "be nested less deeply", where=where) from None
+        raise _too_deep(where) from None
     if not isinstance(data, dict):
         raise InputError("content", type(data).__name__, "be a mapping of fields to values", where=where)
+    _check_depth(data, where)
     return data
+
+
+def _check_depth(data: Any, where: str) -> None:
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise _too_deep(where)
+
+
+def _too_deep(where: str) -> InputError:
+    return InputError("content", "(too deep)", f"be nested at most {MAX_DEPTH} levels deep", where=where)
 
 
 def read_record(cls: type[R], path: Path) -> R:
