@@ -233,6 +233,10 @@ def efficiency_from(file: CalibrationFile, gpu_name: str) -> Efficiency:
     )
 
 
+_DIVISORS = {
+    "bandwidth", "compute", "power", "l2_speedup", "query_tile", "one_shot_bandwidth", "two_shot_bandwidth",
+    "pipeline_bandwidth", "exchange_bandwidth", "doubling", "doubling_again",
+}  # fmt: skip
 P = TypeVar("P", bound=tuple[Any, ...])
 
 
@@ -241,6 +245,9 @@ def _as(cls: type[P], parameters: Mapping[str, Parameter], section: str, where: 
     for name, parameter in parameters.items():
         if name not in fields:
             raise UnknownName(section, name, fields, where=where, kind="parameter")
+        # What is divided by may not be 0; times, factors of extra work and switches may.
+        if name in _DIVISORS and parameter.value <= 0:
+            raise InputError(f"{section}.{name}", parameter.value, "be greater than 0", where=where)
         if parameter.value < 0:
             raise InputError(f"{section}.{name}", parameter.value, "be at least 0", where=where)
     for name in fields:
