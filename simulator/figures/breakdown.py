@@ -1,0 +1,110 @@
+"""Where the milliseconds and the gigabytes go: bars by cause, by operator, and of what fills the HBM."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from simulator import units
+from simulator.decoding import DecodeResult
+from simulator.figures import style
+from simulator.memory import MemoryBudget
+from simulator.output.rows import CAUSES, memory_parts
+
+SHOWN_OPERATORS = 12
+"""Bars by operator; the rest is summed up in one."""
+
+
+def cause_figure(result: DecodeResult) -> go.Figure:
+    """One stacked bar: milliseconds of the step by cause."""
+    figure = go.Figure()
+    for cause, seconds in result.by_cause.items():
+        if seconds <= 0:
+            continue
+        share = seconds / result.step_s
+        figure.add_bar(
+            x=[seconds * 1e3], y=["one step"], orientation="h", name=f"{CAUSES[cause]}, {_percent(share)}",
+            marker={"color": style.CAUSE_COLOURS[cause], "line": {"width": 0}},
+            text=_percent(share) if share >= 0.06 else "", textposition="inside", insidetextanchor="middle",
+            textangle=0, textfont={"color": "white"},
+            hovertemplate=f"{CAUSES[cause]}: {units.show(seconds, 's')} ({share:.1%})<extra></extra>",
+        )  # fmt: skip
+    largest = result.by_cause[result.binding] / result.step_s
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
+    figure.update_xaxes(title="milliseconds per step", range=[0, result.step_s * 1e3])
+    figure.update_yaxes(visible=False)
+    style.finish(
+        figure,
+        finding=f"{CAUSES[result.binding].capitalize()} takes {largest:.0%} of the {units.show(result.step_s, 's')} of a step",
+        tag=style.tag_of(result.deployment),
+        height=270,
+    )
+    return style.legend_below(figure, offset=-0.42)
+
+
+def operator_figure(result: DecodeResult) -> go.Figure:
+    """Milliseconds by operator, all its occurrences together, longest on top."""
+    operators = list(result.by_operator)
+    shown, rest = operators[:SHOWN_OPERATORS], operators[SHOWN_OPERATORS:]
+    names = [_times(o.name, o.repeat) for o, _ in shown]
+    seconds = [s for _, s in shown]
+    colours = [style.operator_colour(o.name) for o, _ in shown]
+    hover = [
+        f"{_times(o.name, o.repeat)}<br>{units.show(s, 's')} in all, {units.show(o.total_s, 's')} each<br>"
+        f"{units.show(o.bytes_, 'bytes')} and {units.show(o.flop, 'flop')} each"
+        for o, s in shown
+    ]
+    if rest:
+        names.append(f"{len(rest)} others")
+        seconds.append(sum(s for _, s in rest))
+        colours.append(style.GREY)
+        hover.append("<br>".join(style.text(o.name) for o, _ in rest))
+    figure = go.Figure(
+        go.Bar(
+            x=[s * 1e3 for s in seconds], y=names, orientation="h", marker={"color": colours, "line": {"width": 0}},
+            text=[units.show(s, "s") for s in seconds], textposition="outside", cliponaxis=False,
+            hovertext=hover, hoverinfo="text",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="milliseconds per step", range=[0, max(seconds) * 1e3 * 1.18])
+    figure.update_yaxes(autorange="reversed")
+    first, first_s = operators[0]
+    total_s = result.pass_cost.seconds
+    return style.finish(
+        figure,
+        finding=f"{first.name} is the longest operator: {first_s / total_s:.0%} of the {units.show(total_s, 's')} on the GPU",
+        tag=style.tag_of(result.deployment),
+        height=60 + 26 * len(names),
+    )
+
+
+def memory_figure(budget: MemoryBudget, tag: str) -> go.Figure:
+    """One stacked bar: gigabytes of one GPU's HBM by what fills them."""
+    colours = (style.BLUE, style.PINK, style.GREEN, style.GREY, style.SKY, "rgba(128,128,128,0.25)")
+    figure = go.Figure()
+    for (name, size), colour in zip(memory_parts(budget), colours, strict=True):
+        if size <= 0:
+            continue
+        figure.add_bar(
+            x=[size / 1e9], y=["HBM"], orientation="h", name=f"{name}, {units.show(size, 'bytes')}",
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate=f"{name}: {units.show(size, 'bytes')} ({size / budget.hbm_bytes:.1%} of HBM)<extra></extra>",
+        )  # fmt: skip
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
+    figure.update_xaxes(title="GB of one GPU", range=[0, budget.hbm_bytes / 1e9])
+    figure.update_yaxes(visible=False)
+    style.finish(
+        figure,
+        finding=f"{units.show(max(0.0, budget.kv_bytes), 'bytes')} are left for the KV cache: "
+        f"{budget.kv_tokens:,} tokens of context for all sequences together",
+        tag=tag,
+        height=260,
+    )
+    return style.legend_below(figure, offset=-0.45)
+
+
+def _times(name: str, repeat: int) -> str:
+    return style.text(name) + (f" × {repeat}" if repeat > 1 else "")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}" if share >= 0.001 else "under 0.1%"

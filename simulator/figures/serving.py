@@ -1,0 +1,213 @@
+"""Many users: how long they wait, and what the replicas do meanwhile, with speculation and without on the same axes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from simulator import units
+from simulator.figures import style
+from simulator.serving import state
+from simulator.serving.metrics import request_metrics
+from simulator.serving.simulation import Run, SimulationResult
+
+MOST_CURVE_POINTS = 400
+MOST_TIMELINE_POINTS = 240
+MOST_SCATTER_POINTS = 1500
+
+FloatArray = NDArray[np.float64]
+
+
+class Latency(NamedTuple):
+    """A latency of `metrics.request_metrics` in words."""
+
+    field: str
+    name: str
+    axis: str
+
+
+LATENCIES = (
+    Latency("ttft_s", "to the first token", "time to first token (TTFT)"),
+    Latency("tpot_s", "per token after the first", "time per output token (TPOT)"),
+    Latency("e2e_s", "to the last token", "arrival to last token (E2E)"),
+)
+
+
+def measured(run: Run, field: str) -> FloatArray:
+    """One value per measured request, seconds, ascending: what the summary's distribution of `field` is taken over."""
+    values = request_metrics(run.requests)[field]
+    return np.sort(values[(run.requests["measured"] == 1) & ~np.isnan(values)])
+
+
+def latency_figure(result: SimulationResult, latency: Latency) -> go.Figure:
+    """Share of requests at or below each latency, one curve per variant, and the objective if there is one."""
+    figure = go.Figure()
+    limit_s = getattr(result.scenario.slo, latency.field)
+    values = [measured(run, latency.field) for run in result.runs]
+    scale, unit = (1e3, "ms") if latency.field == "tpot_s" else (1.0, "s")
+    for run, sorted_s in zip(result.runs, values, strict=True):
+        if len(sorted_s) == 0:
+            continue
+        keep = np.unique(np.linspace(0, len(sorted_s) - 1, MOST_CURVE_POINTS).astype(int))
+        figure.add_scatter(
+            x=sorted_s[keep] * scale, y=100.0 * (keep + 1) / len(sorted_s), mode="lines", **_look(run),
+            hovertemplate=f"%{{y:.1f}} % of requests within %{{x:.4g}} {unit}<extra></extra>",
+        )  # fmt: skip
+    if limit_s is not None:
+        figure.add_vline(limit_s * scale, line={"color": style.VERMILLION, "dash": "dot", "width": 2})
+        figure.add_annotation(
+            x=np.log10(limit_s * scale), y=0, yref="paper", yanchor="bottom", xanchor="right", textangle=-90, showarrow=False,
+            text=f"objective {units.show(limit_s, 's')}", font={"size": 12}, xshift=-2,
+        )  # fmt: skip
+    low, high = _range([v for v in values if len(v)], limit_s)
+    figure.update_xaxes(type="log", title=f"{latency.axis}, {unit}", **_ticks(low * scale, high * scale))
+    figure.update_yaxes(title="share of requests, %", range=[0, 101])
+    style.finish(figure, finding=_median_sentence(result, values, latency), tag=_tag(result), height=360)
+    return style.legend_below(figure)
+
+
+def arrivals_figure(result: SimulationResult) -> go.Figure:
+    """Time to first token of every request (thinned evenly) against its arrival."""
+    figure = go.Figure()
+    drawn = 0
+    worst, when = 0.0, 0.0
+    for run in reversed(result.runs):
+        ttft_s = request_metrics(run.requests)["ttft_s"]
+        has = np.nonzero(~np.isnan(ttft_s))[0]
+        if len(has) == 0:
+            continue
+        keep = has[:: max(1, -(-len(has) // MOST_SCATTER_POINTS))]
+        drawn += len(keep)
+        peak = has[np.argmax(ttft_s[has])]
+        if run is result.main:
+            worst, when = float(ttft_s[peak]), float(run.requests["arrival_s"][peak])
+        figure.add_scatter(
+            x=run.requests["arrival_s"][keep], y=ttft_s[keep], mode="markers", name=style.VARIANT_NAMES[run.variant],
+            marker={"color": style.VARIANT_COLOURS[run.variant], "size": 5, "opacity": 0.55,
+                    "symbol": "circle" if run.variant == "speculation" else "diamond"},
+            hovertemplate="arrived at %{x:.1f} s, first token after %{y:.3g} s<extra></extra>",
+        )  # fmt: skip
+    if result.scenario.slo.ttft_s is not None:
+        figure.add_hline(result.scenario.slo.ttft_s, line={"color": style.VERMILLION, "dash": "dot", "width": 2})
+    figure.update_xaxes(title="arrival, s")
+    figure.update_yaxes(title="time to first token, s", rangemode="tozero")
+    finding = f"The longest wait for a first token, {units.show(worst, 's')}, falls to a request that arrived at {when:,.0f} s"
+    total = sum(len(run.requests) for run in result.runs)
+    tag = _tag(result) + (f"; {drawn:,} of {total:,} requests drawn" if drawn < total else "")
+    style.finish(figure, finding=finding, tag=tag, height=380)
+    return style.legend_below(figure)
+
+
+def load_figure(result: SimulationResult) -> go.Figure:
+    """Over time: requests running and waiting, KV cache filled, output tokens per second; all replicas together."""
+    panels = ("requests running", "requests waiting", "KV cache filled, %", "output, tokens/s")
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.055, subplot_titles=panels)
+    for run in result.runs:
+        series, width_s = folded(run)
+        time_s = (np.arange(series["steps"].size) + 0.5) * width_s
+        lines = (
+            series["running_s"] / width_s,
+            series["waiting_s"] / width_s,
+            100.0 * series["kv_block_s"] / width_s / (run.total_blocks * result.scenario.replicas),
+            series["output_tokens"] / width_s,
+        )
+        for row, y in enumerate(lines, start=1):
+            look = _look(run)
+            look["line"] = {**look["line"], "width": 1.6}
+            figure.add_scatter(
+                x=time_s, y=y, mode="lines", **look, legendgroup=run.variant, showlegend=row == 1,
+                hovertemplate="%{y:.4g} at %{x:.0f} s<extra></extra>", row=row, col=1,
+            )  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_xaxes(title="simulated time, s", row=len(panels), col=1)
+    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
+    main, plain = result.main.summary, result.plain.summary
+    finding = f"At most {main.most_running} requests run together on one replica, and {main.kv_occupancy_most:.0%} of the KV cache is full"
+    if result.main is not result.plain:
+        finding = (
+            f"With speculation {main.mean_running:.1f} requests run together on average, without {plain.mean_running:.1f}: "
+            + ("those that finish sooner leave room" if main.mean_running < plain.mean_running else "no room is gained")
+        )
+    style.finish(figure, finding=finding, tag=_tag(result), height=680)
+    return style.legend_below(figure, offset=-0.1)
+
+
+def folded(run: Run) -> tuple[dict[str, FloatArray], float]:
+    """`run.series` by name in at most `MOST_TIMELINE_POINTS` buckets, still sums, and the width of a bucket in s."""
+    buckets = run.series.shape[1]
+    factor = max(1, -(-buckets // MOST_TIMELINE_POINTS))
+    starts = np.arange(0, buckets, factor)
+    sums = np.add.reduceat(run.series, starts, axis=1) if buckets else run.series
+    return dict(zip(state.SERIES, sums, strict=True)), run.bucket_s * factor
+
+
+def tokens_per_round_figure(result: SimulationResult) -> go.Figure | None:
+    """How many tokens a round yields, request by request; None where nothing speculates."""
+    run = result.main
+    requests = run.requests
+    has = (requests["status"] == state.FINISHED) & (requests["measured"] == 1) & (requests["rounds"] > 0)
+    if run.gamma == 0 or not has.any():
+        return None
+    per_round = 1.0 + requests["accepted_tokens"][has] / requests["rounds"][has]
+    step = 0.1
+    edges = np.arange(1.0, run.gamma + 1.0 + 2 * step, step)
+    counts, _ = np.histogram(per_round, edges)
+    figure = go.Figure(
+        go.Bar(
+            x=edges[:-1] + step / 2, y=counts, width=step * 0.92,
+            marker={"color": style.VARIANT_COLOURS["speculation"], "line": {"width": 0}},
+            hovertemplate="%{y} requests with about %{x:.2f} tokens per round<extra></extra>",
+        )
+    )  # fmt: skip
+    mean = run.summary.tokens_per_round
+    figure.add_vline(mean, line={"color": style.VERMILLION, "dash": "dot", "width": 2})
+    figure.add_annotation(
+        x=mean, y=1, yref="paper", yanchor="bottom", showarrow=False, text=f"all rounds: {mean:.2f}", font={"size": 12}
+    )
+    figure.update_xaxes(title=f"tokens per round of a request (1 to γ + 1 = {run.gamma + 1})", range=[0.9, run.gamma + 1.15])
+    figure.update_yaxes(title="requests")
+    p5, p95 = np.percentile(per_round, (5, 95))
+    return style.finish(
+        figure,
+        finding=f"A round yields {mean:.2f} tokens; nine in ten requests see between {p5:.2f} and {p95:.2f}",
+        tag=_tag(result),
+        height=340,
+    )
+
+
+def _median_sentence(result: SimulationResult, values: list[FloatArray], latency: Latency) -> str:
+    medians = [units.show(float(np.median(v)), "s") if len(v) else "no value" for v in values]
+    if len(result.runs) == 1:
+        return f"Half of the requests need at most {medians[0]} {latency.name}"
+    return f"Half of the requests need at most {medians[0]} {latency.name}, without speculation {medians[1]}"
+
+
+def _look(run: Run) -> dict[str, Any]:
+    return {
+        "name": style.VARIANT_NAMES[run.variant],
+        "line": {"color": style.VARIANT_COLOURS[run.variant], "dash": style.VARIANT_DASH[run.variant], "width": 2.5},
+    }
+
+
+def _range(values: list[FloatArray], limit_s: float | None) -> tuple[float, float]:
+    """From the fastest request to the slowest, and the objective with them."""
+    ends = [float(v[0]) for v in values] + [float(v[-1]) for v in values]
+    ends = [e for e in ends if e > 0] + ([limit_s] if limit_s else [])
+    return (min(ends) / 1.15, max(ends) * 1.15) if ends else (0.1, 1.0)
+
+
+def _ticks(low: float, high: float) -> dict[str, Any]:
+    """1, 2, 5 of every decade, or fewer where that crowds; plotly's own ticks on a log axis skip or abbreviate."""
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
+    axis: dict[str, Any] = {"range": [float(np.log10(low)), float(np.log10(high))]}
+    return {**axis, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]} if len(ticks) >= 2 else axis
+
+
+def _tag(result: SimulationResult) -> str:
+    return f"{style.tag_of(result.deployment)}; {result.main.summary.measured:,} requests measured, seed {result.scenario.seed}"

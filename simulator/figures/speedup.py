@@ -1,0 +1,120 @@
+"""When does speculation stop paying? Speed-up over the batch, and over batch and γ."""
+
+from __future__ import annotations
+
+import math
+
+import plotly.graph_objects as go
+
+from simulator.figures import style
+from simulator.output.verdicts import speculate_verdict
+from simulator.planning.crossover import SpeculateResult
+
+_CELL_PX = 44
+_COLOURS = [[0.0, "#B2182B"], [0.25, "#F4A582"], [0.5, "#F7F7F7"], [0.75, "#92C5DE"], [1.0, "#2166AC"]]
+"""Red below break-even, blue above, white at it; safe for colour-blind readers (ColorBrewer RdBu)."""
+
+
+def speedup_figure(result: SpeculateResult) -> go.Figure:
+    """Speed-up against batch, one line per γ, crossovers marked."""
+    figure = go.Figure()
+    batches = list(result.batches)
+    highest = max(cell.speedup for cell in result.cells.values())
+    crossings: list[tuple[int, int, str]] = []
+    for index, gamma in enumerate(result.gammas):
+        look = style.series_style(index)
+        cells = [result.cells[gamma, batch] for batch in batches]
+        figure.add_scatter(
+            x=batches, y=[cell.speedup for cell in cells], mode="lines+markers", name=f"γ = {gamma}", **look,
+            customdata=[[c.round.tokens_per_sequence, c.round.tpot_s * 1e3, c.plain.tpot_s * 1e3,
+                         "" if c.fits else "<br>the KV cache does not fit"] for c in cells],
+            hovertemplate=f"γ = {gamma}, batch %{{x}}: %{{y:.2f}} × faster<br>%{{customdata[0]:.2f}} tokens per round<br>"
+            "%{customdata[1]:.2f} ms per token, without %{customdata[2]:.2f} ms%{customdata[3]}<extra></extra>",
+        )  # fmt: skip
+        end = result.crossover(gamma)
+        if end:
+            crossings.append((gamma, end, style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)]))
+    shown = [c for c in crossings if c[1] <= 4 * batches[-1]]
+    for gamma, end, colour in shown:
+        figure.add_scatter(
+            x=[end], y=[1.0], mode="markers", showlegend=False,
+            marker={"color": colour, "size": 15, "symbol": "circle-open", "line": {"width": 2.5}},
+            hovertemplate=f"γ = {gamma} pays up to batch {end}<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
+    low, high = batches[0], max([batches[-1], *(end for _, end, _ in shown)])
+    figure.add_annotation(
+        x=math.log10(low), y=1.0, xanchor="left", yanchor="top", showarrow=False, text="1.0 = as fast as plain decoding",
+        font={"size": 12},
+    )  # fmt: skip
+    ticks = [2**i for i in range(int(math.log2(low)), math.ceil(math.log2(high)) + 1)]
+    figure.update_xaxes(
+        type="log", title="batch, sequences decoded together (log₂)", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks],
+        range=[math.log10(low) - 0.05, math.log10(max(high, 2 * low)) + 0.08],
+    )  # fmt: skip
+    figure.update_yaxes(title="speed-up over plain decoding, ×", range=[0, highest * 1.1])
+    style.finish(figure, finding=speculate_verdict(result).rstrip("."), tag=_tag(result), height=480)
+    return style.legend_below(figure, offset=-0.18)
+
+
+def gamma_figure(result: SpeculateResult) -> go.Figure:
+    """Heatmap of speed-up over batch and γ; the best γ of each batch is outlined, what does not fit is hatched."""
+    columns, rows = [f"{b:,}" for b in result.batches], [str(g) for g in result.gammas]
+    grid = [[result.cells[g, b] for b in result.batches] for g in result.gammas]
+    span = max(abs(math.log2(c.speedup)) for line in grid for c in line if c.speedup > 0) or 1.0
+    ticks = [t for t in (0.125, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0) if abs(math.log2(t)) <= span]
+    figure = go.Figure(
+        go.Heatmap(
+            x=columns, y=rows,
+            z=[[math.log2(c.speedup) if c.fits and c.speedup > 0 else None for c in line] for line in grid],
+            text=[[f"{c.speedup:.2f}" if c.fits else "" for c in line] for line in grid],
+            texttemplate="%{text}", zmin=-span, zmax=span, colorscale=_COLOURS, xgap=2, ygap=2, hoverongaps=False,
+            customdata=[[c.speedup for c in line] for line in grid],
+            hovertemplate="batch %{x}, γ = %{y}: %{customdata:.2f} × plain decoding<extra></extra>",
+            colorbar={"title": {"text": "speed-up"}, "tickvals": [math.log2(t) for t in ticks],
+                      "ticktext": [f"{t:g} ×" for t in ticks], "thickness": 14, "outlinewidth": 0},
+        )
+    )  # fmt: skip
+    for i, line in enumerate(grid):
+        for j, cell in enumerate(line):
+            if not cell.fits:
+                _hatch(figure, i, j)
+    for j, batch in enumerate(result.batches):
+        best = result.best_gamma(batch)
+        if best and result.cells[best, batch].fits:
+            i = result.gammas.index(best)
+            figure.add_shape(
+                type="rect", x0=j - 0.48, x1=j + 0.48, y0=i - 0.46, y1=i + 0.46, line={"color": style.ORANGE, "width": 4}
+            )
+    if not all(c.fits for line in grid for c in line):
+        figure.add_annotation(
+            x=1, y=1, xref="paper", yref="paper", xanchor="right", yanchor="bottom", showarrow=False,
+            text="hatched: the KV cache does not fit",
+        )  # fmt: skip
+    figure.update_xaxes(title="batch, sequences decoded together", type="category", showgrid=False)
+    figure.update_yaxes(title="γ, tokens drafted per round", type="category", showgrid=False)
+    return style.finish(
+        figure, finding=_gamma_finding(result), tag=_tag(result), height=130 + 38 * len(rows),
+        least_width=140 + _CELL_PX * len(columns),
+    )  # fmt: skip
+
+
+def _gamma_finding(result: SpeculateResult) -> str:
+    fitting = [b for b in result.batches if any(result.cells[g, b].fits for g in result.gammas)]
+    if not fitting:
+        return "The KV cache of no batch fits"
+    first, last = fitting[0], fitting[-1]
+    names = [f"γ = {g}" if (g := result.best_gamma(b)) else "plain decoding" for b in (first, last)]
+    if first == last or names[0] == names[1]:
+        return f"{names[0]} is best from batch {first} to {last}" if first != last else f"{names[0]} is best at batch {first}"
+    return f"The larger the batch, the shorter the best draft: {names[0]} at batch {first}, {names[1]} at {last}"
+
+
+def _hatch(figure: go.Figure, i: int, j: int) -> None:
+    box = {"x0": j - 0.46, "x1": j + 0.46, "y0": i - 0.44, "y1": i + 0.44}
+    figure.add_shape(type="rect", **box, line={"width": 0}, fillcolor="rgba(128,128,128,0.25)", layer="below")
+    figure.add_shape(type="line", **box, line={"color": style.REFERENCE, "width": 1})
+
+
+def _tag(result: SpeculateResult) -> str:
+    return f"{style.tag_of(result.deployment)}; context {result.context_tokens} tokens"

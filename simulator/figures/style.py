@@ -1,0 +1,124 @@
+"""How every figure looks: one template, colours that colour-blind readers can tell apart, and the tag of what it rests on.
+
+A figure's title is its finding. `finding` and `tag` are kept in ``layout.meta`` as well, so that a page can set them as
+text, which wraps on a narrow screen where a figure's own title does not.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from simulator.deployment import Deployment
+
+# Okabe and Ito, "Color Universal Design" (2008); black is left out, as it vanishes on a dark page.
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PINK, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#8C8C8C"
+
+CAUSE_COLOURS = {
+    "weights": BLUE,
+    "kv_cache": SKY,
+    "activations": GREEN,
+    "compute": VERMILLION,
+    "launch": GREY,
+    "communication": PINK,
+    "host": ORANGE,
+}
+VARIANT_COLOURS = {"speculation": BLUE, "plain": ORANGE}
+VARIANT_DASH = {"speculation": "solid", "plain": "dash"}
+VARIANT_NAMES = {"speculation": "with speculation", "plain": "without"}
+TRACK_COLOURS = {"HBM load": BLUE, "SM compute": VERMILLION}
+SERIES_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PINK, GREY)
+SERIES_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "hourglass")
+SERIES_DASHES = ("solid", "dash", "dot")
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+INK, DARK_INK = "#24292f", "#e3e6ea"
+PAPER, DARK_PAPER = "#ffffff", "#14171b"
+GRID = "rgba(128,128,128,0.25)"
+REFERENCE = "rgba(128,128,128,0.9)"
+"""Lines that mark a limit or break-even; seen on light and dark alike."""
+
+_TITLE_COLUMNS = 72
+
+
+def operator_colour(name: str) -> str:
+    """Operators of one family share a colour, whatever the model calls its matrices."""
+    families = (
+        (("all_reduce",), PINK),
+        (("attention",), SKY),
+        (("lm_head", "embedding", "sampler", "input_fc"), GREEN),
+        (("norm", "rope", "activation", "router"), GREY),
+        (("qkv", "o_proj", "q_", "kv_", "k_proj", "v_proj"), ORANGE),
+    )
+    for parts, colour in families:
+        if any(part in name for part in parts):
+            return colour
+    return BLUE
+
+
+def series_style(index: int) -> dict[str, object]:
+    """Colour, marker and dash of the `index`-th of several lines; no two of the first twenty-one are alike."""
+    colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
+    return {
+        "line": {"color": colour, "width": 2.5, "dash": SERIES_DASHES[index // len(SERIES_COLOURS) % len(SERIES_DASHES)]},
+        "marker": {"color": colour, "size": 8, "symbol": SERIES_SYMBOLS[index % len(SERIES_SYMBOLS)]},
+    }
+
+
+def text(value: object) -> str:
+    """A user's text as it may stand in a figure, where plotly would read tags as markup."""
+    return html.escape(str(value), quote=False)
+
+
+def tag_of(deployment: Deployment) -> str:
+    """What the times rest on, e.g. "calibrated (h100-sxm)"."""
+    return deployment.target.efficiency.label
+
+
+def finish(figure: go.Figure, *, finding: str, tag: str, height: int = 420, least_width: int = 0) -> go.Figure:
+    """Title, tag, fonts and colours. `least_width` in px is what the figure needs to stay readable on a narrow screen.
+
+    `finding` is plain text and is escaped here.
+    """
+    title = "<br>".join(text(line) for line in textwrap.wrap(finding, _TITLE_COLUMNS))
+    lines = title.count("<br>") + 1
+    figure.update_layout(
+        title={"text": f"{title}<br><span style='font-size:12px'>{text(tag)}</span>", "x": 0.0, "xanchor": "left",
+               "xref": "container", "pad": {"l": 12}, "font": {"size": 17}},
+        meta={"finding": finding, "tag": tag, "least_width": least_width},
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor=PAPER,
+        plot_bgcolor="rgba(0,0,0,0)",
+        hoverlabel={"font": {"family": FONT, "size": 13}},
+        height=height + 22 * (lines + 1),
+        margin={"l": 12, "r": 16, "t": 30 + 24 * (lines + 1), "b": 12},
+        bargap=0.25,
+    )  # fmt: skip
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, linecolor=GRID, automargin=True, title_standoff=8)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, linecolor=GRID, automargin=True, title_standoff=8)
+    return figure
+
+
+def legend_below(figure: go.Figure, *, offset: float = -0.22) -> go.Figure:
+    """The legend under the x axis, in rows, where a narrow screen still has room for it."""
+    figure.update_layout(legend={"orientation": "h", "x": 0, "xanchor": "left", "y": offset, "yanchor": "top"})
+    return figure
+
+
+def without_title(figure: go.Figure) -> go.Figure:
+    """A copy without title, for a page that prints `layout.meta` itself."""
+    copy = go.Figure(figure)
+    lines = figure.layout.title.text.count("<br>") if figure.layout.title.text else 0
+    copy.update_layout(title=None, height=figure.layout.height - 22 * (lines + 1), margin_t=30)
+    return copy
+
+
+def dark(figure: go.Figure) -> go.Figure:
+    """A copy for a dark page."""
+    return go.Figure(figure).update_layout(font_color=DARK_INK, paper_bgcolor=DARK_PAPER)
+
+
