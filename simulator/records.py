@@ -52,6 +52,13 @@ def _first_error(cls: type[BaseModel], error: ValidationError, where: str) -> In
         return UnknownName(field, str(path[-1]), known, where=where, kind="field")
     if first["type"] == "missing":
         return InputError(field, "(absent)", "be given", where=where)
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        context = first["ctx"]
+        tag_field = f"{field}.{context['discriminator'].strip(chr(39))}"
+        if "tag" not in context:
+            return InputError(tag_field, "(absent)", "be given", where=where)
+        known = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
+        return UnknownName(tag_field, str(context["tag"]), known, where=where, kind="kind")
     message = first["msg"]
     for lead in ("Input should be ", "Value error, ", "Assertion failed, "):
         message = message.removeprefix(lead)
