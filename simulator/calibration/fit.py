@@ -324,7 +324,8 @@ def _note(tables: Mapping[str, Table], link: Link) -> str:
     return (
         f"{origins}. All-reduce over {link.title}. Fixed times are as measured: matmuls inside a CUDA graph of six "
         "kernels, attention with one graph replay per call, whose gap an engine that replays whole steps does not pay. "
-        "Decode's share of peak is prefill's. Errors are held out by matrix, head shape and message size."
+        "Decode's share of peak is prefill's. Errors are held out by matrix, head shape and message size; the forms "
+        "themselves were chosen with all rows in view. Parameters without a standard error are set or rest on a bound."
     )
 
 
