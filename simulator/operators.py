@@ -113,10 +113,12 @@ def check_tensor_parallel(decoder: Decoder, tp: int) -> None:
             "tp", tp, f"divide the {decoder.attention.heads} attention heads of {decoder.name}", suggestion=str(better)
         )
     for kind in decoder.layer_kinds:
-        if kind.mlp.width % tp:
-            raise InputError("tp", tp, f"divide the MLP width {kind.mlp.width} of {decoder.name}")
+        for width in (kind.mlp.width, getattr(kind.mlp, "shared_width", 0)):
+            if width % tp:
+                raise InputError("tp", tp, f"divide the MLP width {width} of {decoder.name}")
     kv = decoder.attention.kv_heads
-    if decoder.attention.mla is None and kv > tp and kv % tp:
+    # Fewer KV heads than ranks are copied, which is even only when every head goes to equally many ranks.
+    if decoder.attention.mla is None and max(kv, tp) % min(kv, tp):
         raise InputError("tp", tp, f"divide the {kv} KV heads of {decoder.name}, or be a multiple of them")
 
 
