@@ -56,6 +56,10 @@ class AttentionShape:
     """FLOP for one query token and one cached token, few queries per sequence."""
     prefill_flop_per_pair: float
     """The same for a long chunk of queries (MLA then uses its expanded form)."""
+    prefill_kv_heads: float
+    """KV heads that a long chunk works on: `kv_heads`, or every head of expanded MLA."""
+    prefill_head_dim: int
+    """Its head_dim; the mean of key and value for expanded MLA."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ def attention_shape(decoder: Decoder, formats: Formats, tp: int) -> AttentionSha
         kv_bytes_per_token=2 * kv_heads * a.head_dim * formats.kv_bytes,
         decode_flop_per_pair=4.0 * a.heads / tp * a.head_dim,
         prefill_flop_per_pair=4.0 * a.heads / tp * a.head_dim,
+        prefill_kv_heads=kv_heads,
+        prefill_head_dim=a.head_dim,
     )
 
 
@@ -142,13 +148,16 @@ def _mla_shape(mla: Mla, heads: float, formats: Formats) -> AttentionShape:
     # Decode absorbs W_UK into the query and W_UV into the output, so every head works on the latent itself (DeepSeek-V2,
     # arXiv:2405.04434 §2.1): 2·(r + d_rope) FLOP for the score and 2·r for the value. Prefill expands K and V per head.
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
+    expanded = mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim
     return AttentionShape(
         heads=heads,
         kv_heads=1.0,
         head_dim=latent,
         kv_bytes_per_token=latent * formats.kv_bytes,
         decode_flop_per_pair=heads * 2.0 * (latent + mla.kv_lora_rank),
-        prefill_flop_per_pair=heads * 2.0 * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim),
+        prefill_flop_per_pair=heads * 2.0 * expanded,
+        prefill_kv_heads=heads,
+        prefill_head_dim=expanded // 2,
     )
 
 
@@ -180,9 +189,7 @@ def edge_operators(decoder: Decoder, formats: Formats, tokens: FloatArray) -> li
     build = _Builder(decoder.hidden_size, formats, tokens)
     operators = [build.elementwise("embedding", 2 * decoder.hidden_size)]
     if decoder.extra_input_size:
-        operators.append(
-            build.matmul("input_fc", decoder.extra_input_size, decoder.hidden_size, formats.weight_bytes)
-        )
+        operators.append(build.matmul("input_fc", decoder.extra_input_size, decoder.hidden_size, formats.weight_bytes))
     operators.append(build.elementwise("final_norm", 4 * decoder.hidden_size))
     return operators
 
@@ -275,7 +282,9 @@ def _sixteen_bit(formats: Formats) -> str:
 def _mlp(build: _Builder, mlp: Mlp, h: int, tp: int, name: str = "") -> list[Operator]:
     width, up = mlp.width // tp, 2 if mlp.gated else 1
     return [
-        build.matmul(f"{name}gate_up_proj" if mlp.gated else f"{name}up_proj", h, up * width, build.formats.weight_bytes),
+        build.matmul(
+            f"{name}gate_up_proj" if mlp.gated else f"{name}up_proj", h, up * width, build.formats.weight_bytes
+        ),
         build.elementwise(f"{name}activation", (up + 1) * width),
         build.matmul(f"{name}down_proj", width, h, build.formats.weight_bytes),
     ]
@@ -299,7 +308,10 @@ def _mla_projections(build: _Builder, mla: Mla, heads: int, h: int) -> list[Oper
     queries = heads * (nope + rope)
     operators = [build.matmul("kv_down_proj", h, mla.kv_lora_rank + rope, b)]
     if mla.q_lora_rank is not None:
-        operators += [build.matmul("q_down_proj", h, mla.q_lora_rank, b), build.matmul("q_up_proj", mla.q_lora_rank, queries, b)]
+        operators += [
+            build.matmul("q_down_proj", h, mla.q_lora_rank, b),
+            build.matmul("q_up_proj", mla.q_lora_rank, queries, b),
+        ]
     else:
         operators.append(build.matmul("q_proj", h, queries, b))
     return [

@@ -213,10 +213,14 @@ class ForwardCost:
         shape, e = self.shape, self.efficiency
         self.decode_rates, self.prefill_rates = (
             attention_rates(
-                gpu, part, dtype=attention_dtype, kv_heads=shape.kv_heads, heads=shape.heads, head_dim=shape.head_dim
+                gpu, part, dtype=attention_dtype, kv_heads=kv_heads, heads=shape.heads, head_dim=head_dim,
+                flop_per_pair=flop_per_pair,
             )
-            for part in (e.decode_attention, e.prefill_attention)
-        )
+            for part, kv_heads, head_dim, flop_per_pair in (
+                (e.decode_attention, shape.kv_heads, shape.head_dim, shape.decode_flop_per_pair),
+                (e.prefill_attention, shape.prefill_kv_heads, shape.prefill_head_dim, shape.prefill_flop_per_pair),
+            )
+        )  # fmt: skip
         self.kinds = tuple(
             AttentionKind(
                 float(kind.count),
@@ -303,9 +307,7 @@ class ForwardCost:
 
     def _attention_cost(self, name: str, load: AttentionLoad, rates: AttentionRates, repeat: int) -> OperatorCost:
         kv_bytes = load.kv_tokens * self.shape.kv_bytes_per_token
-        per_pair = (
-            self.shape.decode_flop_per_pair if rates is self.decode_rates else self.shape.prefill_flop_per_pair
-        )
+        per_pair = self.shape.decode_flop_per_pair if rates is self.decode_rates else self.shape.prefill_flop_per_pair
         flop = load.pairs * per_pair
         total_s, memory_s, compute_s, overhead_s = attention_time(
             load.sequences, load.query_tokens, kv_bytes, flop, rates
