@@ -41,6 +41,7 @@ class UnknownName(InputError):
 
     def __init__(self, field: str, value: str, known: Iterable[str], *, where: str = "", kind: str = "name"):
         self.known = sorted(known)
+        self.kind = kind
         super().__init__(
             field,
             value,
@@ -48,6 +49,11 @@ class UnknownName(InputError):
             suggestion=nearest(value, self.known),
             where=where,
         )
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        # A misspelt field is its own value: saying it once is enough.
+        return text.replace(f"={_shown(self.value)} must", " must", 1) if self.kind == "field" else text
 
 
 class DoesNotFit(MemwallError):
