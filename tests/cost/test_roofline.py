@@ -130,7 +130,7 @@ def test_one_more_row_than_a_tile_holds_costs_another_tile():
 
 
 def test_a_small_desk_lowers_bandwidth():
-    # Little: 3.35 TB/s × 0.7 µs = 2.3 MB in flight; a tenth of that reaches a tenth of the bandwidth.
+    # Little: full bandwidth needs BW × latency in flight (1 to 2 MB here); a tenth of that reaches a tenth of it.
     needed = H100.hbm_bytes_per_s * H100.hbm_latency_s
     assert effective_bytes_per_s(H100, 1.0) == H100.hbm_bytes_per_s
     assert effective_bytes_per_s(H100, 1.0, needed / 10) == pytest.approx(H100.hbm_bytes_per_s / 10)
@@ -181,7 +181,7 @@ def test_arrays_equal_their_elements():
     together = matmul_time(m, 4096, 1024, weights(4096, 1024), m * 100, "bf16", H100, FITTED.matmul, count=m)
     for i, rows in enumerate(m):
         alone = matmul_time(rows, 4096, 1024, weights(4096, 1024), rows * 100, "bf16", H100, FITTED.matmul, count=rows)
-        assert tuple(part[i] for part in together) == tuple(alone)
+        assert [part[i] for part in together] == pytest.approx(list(alone), rel=1e-12)  # numpy's power by lanes
 
 
 loads = st.tuples(
