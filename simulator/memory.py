@@ -9,7 +9,13 @@ from simulator.cost.forward import ForwardCost
 from simulator.engine import Engine
 from simulator.errors import DoesNotFit, InputError
 from simulator.hardware import load_gpu
-from simulator.operators import attention_shape, check_tensor_parallel, stored_weight_bytes
+from simulator.operators import (
+    attention_shape,
+    check_tensor_parallel,
+    embedding_weight_bytes,
+    head_weight_bytes,
+    stored_weight_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,18 @@ def weights_on_gpu(cost: ForwardCost) -> float:
     return stored_weight_bytes(cost.decoder, cost.formats, cost.tp)
 
 
+def draft_weights_on_gpu(draft: ForwardCost, target: ForwardCost) -> float:
+    """Bytes of the drafter's own weights on one rank: an EAGLE head reads the target's embedding, and its LM head where
+    it has no smaller vocabulary (EAGLE-3 has). Borrowing needs the same shards, hence the same TP."""
+    total, head = weights_on_gpu(draft), draft.decoder
+    if not head.extra_input_size or draft.tp != target.tp:
+        return total
+    total -= embedding_weight_bytes(head, draft.formats, draft.tp)
+    if head.vocab_size == target.decoder.vocab_size:
+        total -= head_weight_bytes(head, draft.formats, draft.tp)
+    return total
+
+
 def kv_bytes_per_token(cost: ForwardCost) -> float:
     """KV bytes of one token on one rank, all layers."""
     return attention_shape(cost.decoder, cost.formats, cost.tp).kv_bytes_per_token * cost.decoder.layers
@@ -71,7 +89,7 @@ def budget(target: ForwardCost, engine: Engine, draft: ForwardCost | None = None
         hbm_bytes=target.gpu.hbm_bytes,
         usable_bytes=target.gpu.hbm_bytes * settings.memory_utilization,
         weight_bytes=weights_on_gpu(target),
-        draft_weight_bytes=weights_on_gpu(draft) if draft else 0.0,
+        draft_weight_bytes=draft_weights_on_gpu(draft, target) if draft else 0.0,
         activation_bytes=activation_bytes(target, settings.max_batched_tokens, settings.max_sequences),
         reserved_bytes=engine.reserved_bytes,
         kv_bytes_per_token=kv_bytes_per_token(target) + draft_kv,
@@ -80,7 +98,12 @@ def budget(target: ForwardCost, engine: Engine, draft: ForwardCost | None = None
 
 
 def require_fit(
-    target: ForwardCost, engine: Engine, draft: ForwardCost | None = None, *, context_tokens: int = 1, sequences: int = 1
+    target: ForwardCost,
+    engine: Engine,
+    draft: ForwardCost | None = None,
+    *,
+    context_tokens: int = 1,
+    sequences: int = 1,
 ) -> MemoryBudget:
     """The budget, or DoesNotFit with the missing bytes and the nearest TP or GPU that would do."""
     found = budget(target, engine, draft)
@@ -99,7 +122,9 @@ def require_fit(
     )
 
 
-def _what_would_fit(target: ForwardCost, engine: Engine, draft: ForwardCost | None, context: int, sequences: int) -> str:
+def _what_would_fit(
+    target: ForwardCost, engine: Engine, draft: ForwardCost | None, context: int, sequences: int
+) -> str:
     def fits(gpu_name: str, tp: int) -> bool:
         gpu = load_gpu(gpu_name) if gpu_name != target.gpu.name else target.gpu
         try:
@@ -107,7 +132,9 @@ def _what_would_fit(target: ForwardCost, engine: Engine, draft: ForwardCost | No
             moved = ForwardCost(target.decoder, gpu, tp=tp, quantization=target.quantization)
             helper = None
             if draft:
-                helper = ForwardCost(draft.decoder, gpu, tp=min(tp, draft.tp), quantization=draft.quantization)
+                # As `Drafter.tensor_parallel` would have it; a drafter on one GPU stays there.
+                shared = draft.tp > 1 and draft.decoder.attention.heads % tp == 0
+                helper = ForwardCost(draft.decoder, gpu, tp=tp if shared else 1, quantization=draft.quantization)
             found = budget(moved, engine, helper)
         except InputError:
             return False

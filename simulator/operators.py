@@ -208,6 +208,17 @@ def experts_touched(tokens: FloatArray, experts: int, per_token: int) -> FloatAr
     return np.asarray(experts * (1.0 - (1.0 - per_token / experts) ** tokens))
 
 
+def embedding_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
+    """Bytes of one rank's rows of the embedding, and of learned positions, which every rank has."""
+    positions = decoder.embedding_parameters - decoder.vocab_size * decoder.hidden_size
+    return (-(-decoder.vocab_size // tp) * decoder.hidden_size + positions) * formats.embedding_bytes
+
+
+def head_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
+    """Bytes of one rank's columns of the LM head; 0 where it is the embedding."""
+    return 0.0 if decoder.tied_head else -(-decoder.vocab_size // tp) * decoder.hidden_size * formats.head_bytes
+
+
 def stored_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
     """Bytes of weights that one rank keeps in HBM: all experts, embedding and LM head included."""
     one = np.ones(1)
@@ -220,11 +231,7 @@ def stored_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
             layer += kind.mlp.experts * matrices * decoder.hidden_size * kind.mlp.width / tp * formats.weight_bytes
         total += kind.count * layer
     total += sum(float(o.weight_bytes[0]) for o in edge_operators(decoder, formats, one))
-    columns = -(-decoder.vocab_size // tp)
-    total += columns * decoder.hidden_size * formats.embedding_bytes
-    if not decoder.tied_head:
-        total += columns * decoder.hidden_size * formats.head_bytes
-    return total
+    return total + embedding_weight_bytes(decoder, formats, tp) + head_weight_bytes(decoder, formats, tp)
 
 
 class _Builder:
@@ -242,7 +249,7 @@ class _Builder:
             kind="matmul",
             flop=2.0 * tokens * k * n,
             weight_bytes=np.where(tokens > 0, k * n * weight_bytes_per_value, 0.0),
-            activation_bytes=tokens * (k * f.activation_bytes + n * f.model_bytes),
+            activation_bytes=tokens * (k * (f.activation_bytes if quantised else f.model_bytes) + n * f.model_bytes),
             m=tokens,
             n=n,
             k=k,
