@@ -38,7 +38,7 @@ class Quantization(Record):
     activations: ActivationFormat = "auto"
     """Inputs of the matrix products; auto: fp8 and int8 weights bring their own, the rest is 16 bit."""
     lm_head: WeightFormat = "model"
-    """LM head; stays in 16 bit unless given, as engines keep it."""
+    """LM head; stays in 16 bit unless given, as engines keep it, or quantised in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def resolve(q: Quantization, decoder: Decoder) -> Formats:
     native = decoder.dtype
     stored = decoder.quantization
     weights = q.weights
+    # Naming the format that the checkpoint has changes nothing.
+    as_stored = stored is not None and weights in ("model", stored.dtype)
     if weights == "model":
         weights = stored.dtype if stored else native  # type: ignore[assignment]
     elif stored is not None and BYTES_PER_VALUE[weights] > BYTES_PER_VALUE[stored.dtype]:
@@ -71,10 +73,10 @@ def resolve(q: Quantization, decoder: Decoder) -> Formats:
             "quantization.weights", weights, f"not be wider than the checkpoint, which is stored in {stored.dtype}"
         )
     block, scale_bytes = _WEIGHT_SCALES.get(weights, (1, 0.0))
-    if stored is not None and q.weights == "model":
+    if stored is not None and as_stored:
         block, scale_bytes = stored.block, stored.scale_bytes
     weight_bytes = BYTES_PER_VALUE[weights] + scale_bytes / block
-    kept = stored.unquantized if stored is not None and q.weights == "model" else frozenset({"router"})
+    kept = stored.unquantized if stored is not None and as_stored else frozenset({"router", "lm_head"})
     native_bytes = BYTES_PER_VALUE[native]
     kv = native if q.kv == "model" else q.kv
     kv_block, kv_scale_bytes = _KV_SCALES.get(kv, (1, 0.0))
@@ -83,12 +85,15 @@ def resolve(q: Quantization, decoder: Decoder) -> Formats:
         activations = _ACTIVATION_OF_WEIGHT.get(weights, native)  # type: ignore[assignment]
     head = native if q.lm_head == "model" else q.lm_head
     head_block, head_scale = _WEIGHT_SCALES.get(head, (1, 0.0))
+    head_bytes = BYTES_PER_VALUE[head] + head_scale / head_block
+    if q.lm_head == "model" and "lm_head" not in kept:
+        head_bytes = weight_bytes
     return Formats(
         weights=weights,
         weight_bytes=weight_bytes,
         attention_weight_bytes=native_bytes if "attention" in kept else weight_bytes,
         router_weight_bytes=native_bytes if "router" in kept else weight_bytes,
-        head_bytes=BYTES_PER_VALUE[head] + head_scale / head_block,
+        head_bytes=head_bytes,
         embedding_bytes=native_bytes,
         kv=kv,
         kv_bytes=BYTES_PER_VALUE[kv] + kv_scale_bytes / kv_block,
