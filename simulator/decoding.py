@@ -11,7 +11,8 @@ from simulator.cost.forward import Batch, OperatorCost, PassCost
 from simulator.cost.streaming import Overlap, Stage, Tile, busy_share, stream
 from simulator.deployment import Deployment
 from simulator.errors import InputError
-from simulator.memory import MemoryBudget
+from simulator.memory import MemoryBudget, weights_on_gpu
+from simulator.operators import embedding_weight_bytes
 
 _BINDING = {
     "weights": "reading the weights from HBM",
@@ -118,7 +119,12 @@ class DecodeResult:
         good (what if the desk were 10 GB?)."""
         physical = self.deployment.gpu.desk_bytes
         desk = physical if desk_bytes is None else desk_bytes
-        stages = self.pass_cost.stages(pinned_bytes=max(0.0, desk - physical))
+        # What a pass may read: all experts, though one pass wakes only some, but not the embedding, of which it reads rows.
+        target = self.deployment.target
+        matrices = weights_on_gpu(target)
+        if not target.decoder.tied_head:
+            matrices -= embedding_weight_bytes(target.decoder, target.formats, target.tp)
+        stages = self.pass_cost.stages(kept=min(1.0, max(0.0, desk - physical) / matrices))
         return Timeline(tuple(stages), tuple(stream(stages, desk, overlap)), overlap, desk)
 
 
@@ -181,7 +187,9 @@ def _merged(spans: Sequence[Span]) -> list[Span]:
         key = (span.track, span.group)
         old = found.get(key)
         if old is None:
-            found[key] = Span(span.track, span.name, span.group, span.start_s, span.end_s, span.bytes_, span.end_s - span.start_s)
+            found[key] = Span(
+                span.track, span.name, span.group, span.start_s, span.end_s, span.bytes_, span.end_s - span.start_s
+            )
         else:
             found[key] = Span(
                 span.track, span.name, span.group, old.start_s, span.end_s, old.bytes_ + span.bytes_,

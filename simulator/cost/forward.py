@@ -134,13 +134,11 @@ class PassCost:
                 sums[cause] += operator.repeat * seconds
         return sums
 
-    def stages(self, pinned_bytes: float = 0.0) -> list[Stage]:
+    def stages(self, kept: float = 0.0) -> list[Stage]:
         """The pass as the layer pipeline's stages, layer by layer; streamed one after the other they take `seconds`.
 
-        `pinned_bytes` of weights never leave the desk (a what-if: today's desk keeps none), spread evenly.
+        The share `kept` of every matrix never leaves the desk (a what-if: today's desk keeps none).
         """
-        weights = self.total("weight_bytes")
-        kept = min(1.0, pinned_bytes / weights) if weights else 0.0
         stages = [_stage(o, -1, kept) for o in self.before]
         layer = 0
         for count, group in self.layers:
@@ -258,8 +256,12 @@ class ForwardCost:
         linear = self._linear_operators(tokens)
         head = [(1, o) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
         return FastTables(
-            *(self._sum(linear, i) for i in range(3)),
-            *(self._sum(head, i) for i in range(3)),
+            linear_s=self._sum(linear, 0),
+            linear_bytes=self._sum(linear, 1),
+            linear_flop=self._sum(linear, 2),
+            head_s=self._sum(head, 0),
+            head_bytes=self._sum(head, 1),
+            head_flop=self._sum(head, 2),
             kinds=self.kinds,
             decode_rates=self.decode_rates,
             prefill_rates=self.prefill_rates,
