@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ class RoundCost:
     host_s: float
     tokens_per_sequence: float
     """τ: tokens that reach each user per round, on average."""
+    drafted_per_sequence: float
+    """γ, times the share of rounds that find a draft at all."""
 
     @property
     def seconds(self) -> float:
@@ -41,8 +44,8 @@ class RoundCost:
 
     @property
     def wasted_tokens_per_sequence(self) -> float:
-        """Drafted tokens per round that do not reach the user (where every round finds a draft)."""
-        return self.gamma - (self.tokens_per_sequence - 1.0)
+        """Drafted tokens per round that do not reach the user."""
+        return self.drafted_per_sequence - (self.tokens_per_sequence - 1.0)
 
 
 def round_cost(
@@ -63,10 +66,15 @@ def round_cost(
     """
     tau = acceptance.expected_tokens(gamma) if acceptance and gamma else 1.0
     match = acceptance.match_probability if acceptance and gamma else 1.0
-    # Ragged verification: with a match γ + 1 tokens, without one a single token.
-    matched = round(sequences * match) if gamma else 0
-    new = (gamma + 1,) * matched + (1,) * (sequences - matched)
-    verify_s = target.seconds(Batch(new, (context_tokens,) * sequences, sum(new)))
+    # Ragged verification: with a match γ + 1 tokens, without one a single token. A mean between two whole numbers of
+    # matches is their mixture, so that a batch of 1 with a match in 40 % of its rounds pays for those 40 %.
+    fewer = math.floor(sequences * match)
+    share = sequences * match - fewer
+    verify_s = sum(
+        weight * _verify_s(target, sequences, matched, context_tokens, gamma)
+        for matched, weight in ((fewer, 1.0 - share), (fewer + 1, share))
+        if weight > 0.0
+    )
     draft_s = 0.0
     if draft is not None and gamma:
         caught_up = np.array([sequences * tau, float(sequences)])
@@ -74,9 +82,16 @@ def round_cost(
         first = float(linear[0]) + head + draft.attention((1,) * sequences, (context_tokens,) * sequences)
         draft_s = first
         if gamma > 1:
-            further = float(linear[1]) + head + draft.attention((1,) * sequences, (context_tokens + gamma // 2,) * sequences)
+            further = (
+                float(linear[1]) + head + draft.attention((1,) * sequences, (context_tokens + gamma // 2,) * sequences)
+            )
             draft_s += (gamma - 1) * further
     host_s = engine.host_s(
         sequences, gamma if draft is not None else 0, speculating=gamma > 0, ngram=gamma > 0 and draft is None
     )
-    return RoundCost(sequences, gamma, verify_s, draft_s, host_s, tau)
+    return RoundCost(sequences, gamma, verify_s, draft_s, host_s, tau, gamma * match)
+
+
+def _verify_s(target: ForwardCost, sequences: int, matched: int, context_tokens: int, gamma: int) -> float:
+    new = (gamma + 1,) * matched + (1,) * (sequences - matched)
+    return target.seconds(Batch(new, (context_tokens,) * sequences, sum(new)))
