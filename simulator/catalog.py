@@ -46,14 +46,24 @@ def locate(kind: str, name: str, *, aliases: dict[str, str] | None = None, base:
     if key in bundled:
         return root() / folder / f"{bundled[key]}{suffix}"
     looks_like_path = "/" in name or "\\" in name or name.endswith((".yaml", ".yml", ".json"))
-    candidates = [Path(name).expanduser()]
-    if base is not None and not candidates[0].is_absolute():
-        candidates.insert(0, base / candidates[0])
-    for candidate in candidates:
-        if candidate.is_dir() and kind == "model" and (candidate / "config.json").is_file():
-            return candidate / "config.json"
-        if candidate.is_file():
-            return candidate
+    found = _existing(kind, name, base)
+    if found is not None:
+        return found
     if looks_like_path:
         raise InputError(kind, name, "be an existing file")
     raise UnknownName(kind, name, [*known, *(aliases or {})], kind=kind)
+
+
+def _existing(kind: str, name: str, base: Path | None) -> Path | None:
+    try:
+        candidates = [Path(name).expanduser()]
+        if base is not None and not candidates[0].is_absolute():
+            candidates.insert(0, base / candidates[0])
+        for candidate in candidates:
+            if candidate.is_dir() and kind == "model" and (candidate / "config.json").is_file():
+                return candidate / "config.json"
+            if candidate.is_file():
+                return candidate
+    except (OSError, RuntimeError):  # a name too long for the file system, or the home folder of nobody
+        return None
+    return None

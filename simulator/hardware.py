@@ -7,13 +7,14 @@ datasheet, a measurement or a fit; `Gpu.provenance` carries that to whoever prin
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from simulator import catalog, units
 from simulator.errors import InputError, UnknownName
@@ -58,11 +59,20 @@ class Figure(Record):
     """One number with its unit and where it comes from."""
 
     value: str | float
-    """The number with its unit, e.g. ``4.8 TB/s``."""
+    """The number with its unit, e.g. ``4.8 TB/s``; without one it is SI."""
     source: str
     """Key into the file's ``sources``."""
     note: str = ""
     """How it was derived when it does not stand in the source as it is."""
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _text_or_number(cls, value: object) -> object:
+        # Left to itself, pydantic takes `true` for 1 and answers to NaN that it is no string.
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number or isinstance(value, str)):
+            raise ValueError("be a finite number, with a unit such as in '4.8 TB/s'")
+        return value
 
 
 class GpuFile(Record):
@@ -82,7 +92,7 @@ class GpuFile(Record):
     """Link between the GPUs of one node (a file of ``hardware_profiles/links``)."""
     host_link: str
     """Link to the host."""
-    gpus_per_node: int = 8
+    gpus_per_node: int = Field(default=8, ge=1)
     """GPUs that `node_link` joins."""
     sources: dict[str, Source]
     """Documents the figures come from."""
@@ -189,6 +199,8 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
     for key, value in si.items():
         if value <= 0:
             raise InputError(f"figures.{key}", file.figures[key].value, "be greater than 0", where=where)
+    if si["sm_count"] % 1:
+        raise InputError("figures.sm_count", file.figures["sm_count"].value, "be a whole number", where=where)
     return Gpu(
         name=file.name,
         title=file.title,
@@ -219,8 +231,10 @@ def load_link(name: str, *, base: Path | None = None) -> Link:
     file = read_record(LinkFile, path)
     figures = {"bandwidth": file.bandwidth, "latency": file.latency}
     si, provenance = _figures(figures, {"bandwidth": "bytes_per_s", "latency": "s"}, file.sources, str(path))
-    if si["bandwidth"] <= 0 or si["latency"] < 0:
-        raise InputError("bandwidth", file.bandwidth.value, "be greater than 0 (and latency at least 0)", where=str(path))
+    if si["bandwidth"] <= 0:
+        raise InputError("bandwidth", file.bandwidth.value, "be greater than 0", where=str(path))
+    if si["latency"] < 0:
+        raise InputError("latency", file.latency.value, "be at least 0", where=str(path))
     return Link(file.name, file.title, si["bandwidth"], si["latency"], provenance)
 
 

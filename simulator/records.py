@@ -41,11 +41,17 @@ def validate(cls: type[R], data: Any, where: str) -> R:
         raise
 
 
+_PLAIN_TYPES = ("str", "int", "float", "bool")
+"""What pydantic appends to a field that may be text or a number: the kind it tried. No field of ours is called so."""
+
+
 def _first_error(cls: type[BaseModel], error: ValidationError, where: str) -> InputError:
     # Unknown fields first: a misspelt name usually also shows up as a missing one, and the name is the useful message.
     details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = details[0]
     path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    if path and path[-1] in _PLAIN_TYPES:
+        path.pop()
     field = ".".join(str(part) for part in path) or "content"
     if first["type"] == "extra_forbidden":
         known = _fields_at(cls, list(path[:-1]))
@@ -137,7 +143,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else "text"
-        raise InputError("content", line, f"be valid YAML ({getattr(error, 'problem', error)})", where=where) from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "unreadable")
+        raise InputError("content", line, f"be valid YAML ({problem})", where=where) from None
     except (
         ValueError
     ) as error:  # an integer of thousands of digits, a 13th month: the parsers let Python's own error out

@@ -11,7 +11,19 @@ import re
 
 from simulator.errors import InputError
 
-_PREFIX = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "n": 1e-9}
+_PREFIX = {
+    "": 1.0,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "m": 1e-3,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "n": 1e-9,
+}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 # dimension -> (symbol of the SI unit, other spellings -> factor)
@@ -69,12 +81,23 @@ def show(value: float, dimension: str, digits: int = 3) -> str:
     symbol, _ = _DIMENSIONS[dimension]
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {symbol}"
-    scales = [("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9)]
+    scales = [
+        ("P", 1e15),
+        ("T", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("k", 1e3),
+        ("", 1.0),
+        ("m", 1e-3),
+        ("µ", 1e-6),
+        ("n", 1e-9),
+    ]
     if dimension in ("bytes", "flop", "tokens"):
         scales = scales[:6]
-    for prefix, scale in scales:
-        if abs(value) >= scale * (1 - 0.5 * 10.0**-digits):
-            break
+    if dimension == "per_s":
+        scales = [("", 1.0)]  # "5 k/s" and "5 m/s" would be read as something else
+    reached = (pair for pair in scales if abs(value) >= pair[1] * (1 - 0.5 * 10.0**-digits))
+    prefix, scale = next(reached, scales[-1])
     scaled = value / scale
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(scaled)) + 1e-12))
     text = f"{scaled:.{decimals}f}"
