@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from simulator import units
@@ -31,7 +31,7 @@ class Table(NamedTuple):
     """A header and rows of as many cells."""
 
     headers: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 # --- conditions: what has to be known before any number means something ------------------------------------------------
@@ -89,7 +89,11 @@ def simulation_conditions(result: SimulationResult) -> list[tuple[str, str]]:
     account = f"{traffic.rows_read} read = {used} used"
     account += "".join(f" + {n} dropped ({reason})" for reason, n in dropped.items())
     rows = [*deployment_rows(result.deployment), ("replicas", str(scenario.replicas)), ("traffic", traffic.source)]
-    rows += [("rows", account), ("seed", str(scenario.seed)), ("warm-up left out", f"first {scenario.warmup:.0%} of requests")]
+    rows += [
+        ("rows", account),
+        ("seed", str(scenario.seed)),
+        ("warm-up left out", f"first {scenario.warmup:.0%} of requests"),
+    ]
     return rows
 
 
@@ -112,7 +116,10 @@ def decode_rows(result: DecodeResult) -> Table:
     rows += [
         ("HBM traffic", share(units.show(result.bytes_per_s, "bytes_per_s"), result.bandwidth_share)),
         ("arithmetic done", share(units.show(result.flop_per_s, "flop_per_s"), result.flop_share)),
-        ("desk (shared memory of all SMs)", f"{units.show(gpu.desk_bytes, 'bytes')}, filled {result.desk_loads:,.0f} times a step"),
+        (
+            "desk (shared memory of all SMs)",
+            f"{units.show(gpu.desk_bytes, 'bytes')}, filled {result.desk_loads:,.0f} times a step",
+        ),
     ]
     return Table(("one decode step", ""), rows)
 
@@ -182,7 +189,10 @@ def _run_rows(run: Run) -> list[tuple[str, str]]:
         ("drafts accepted / drafted", _finite(s.acceptance_rate, "{:.1%}")),
         ("drafted in vain", "—" if no_rounds else f"{s.wasted_tokens:,} tokens, {s.wasted_flop_share:.1%} of all FLOP"),
         ("time in the drafter", "—" if no_rounds else f"{s.draft_time_share:.1%} of busy time"),
-        ("price", "—" if s.usd_per_million_tokens is None else f"{s.usd_per_million_tokens:.3g} USD per million tokens"),
+        (
+            "price",
+            "—" if s.usd_per_million_tokens is None else f"{s.usd_per_million_tokens:.3g} USD per million tokens",
+        ),
     ]
 
 

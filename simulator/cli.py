@@ -1,0 +1,84 @@
+"""The ``memwall`` command: which commands there are, and how every run of one ends.
+
+Nothing here computes, and nothing heavy is imported before a command runs: ``memwall --help`` is instant.
+
+Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 interrupted, 141 the reader of our output left.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from simulator import __version__
+from simulator.commands import catalog, decode, simulate, speculate
+from simulator.commands.arguments import Parser
+from simulator.errors import EXIT_CODE, MemwallError
+
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    decode.add,
+    speculate.add,
+    simulate.add,
+    catalog.add_list,
+    catalog.add_show,
+)
+"""Each adds one command's parser; its defaults are ``run``, a function of the arguments, and ``needs``, options it
+cannot do without."""
+
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    try:
+        _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except MemwallError as error:
+        sentence = " ".join(str(error).split())
+        print(f"memwall: error: {sentence}", file=sys.stderr)
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        print("memwall: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more on exit; let it go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except SystemExit as done:  # --help and --version
+        return done.code if isinstance(done.code, int) else 0
+    return 0
+
+
+def parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole command line, and those of the commands by name."""
+    top = Parser(
+        prog="memwall",
+        description="GPU performance simulator for LLM decoding and multi-user speculative serving.",
+        epilog="memwall COMMAND --help tells more.",
+    )
+    top.add_argument("--version", action="version", version=f"memwall {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    for add in COMMANDS:
+        add(commands)
+    return top, dict(commands.choices)
+
+
+def _run(argv: Sequence[str]) -> None:
+    top, commands = parser()
+    args, unknown = top.parse_known_args(list(argv))
+    command = commands.get(args.command) if args.command else None
+    if unknown:
+        raise (command or top).unknown(unknown)
+    if command is None:
+        top.print_help()
+        return
+    missing = [f"--{name}" for name in args.needs if getattr(args, name) is None]
+    if missing:
+        raise MemwallError(f"{args.command} needs {' and '.join(missing)} (see {command.prog} --help)")
+    args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

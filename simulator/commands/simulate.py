@@ -1,0 +1,185 @@
+"""``memwall simulate``: a scenario with many users, with speculation and without."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.commands.arguments import count, quantity
+from simulator.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from simulator.scenario import Scenario
+
+DEFAULT_SCENARIO = "chat-70b-h200"
+_QUIET_S = 1.0
+"""A progress bar that would be gone sooner only flickers."""
+
+
+def add(commands: Any) -> None:
+    """Adds the command's parser."""
+    parser = commands.add_parser(
+        "simulate",
+        help="many users over time, with speculation and without",
+        description="Simulates a scenario on the same requests and the same luck with speculation and without.",
+        epilog="example: memwall simulate chat-70b-h200 --rate 4 --set engine.max_sequences=64 --rows out.parquet",
+    )
+    parser.add_argument(
+        "scenario", metavar="SCENARIO", nargs="?", default=DEFAULT_SCENARIO,
+        help=f"bundled scenario (memwall list scenarios) or path of a YAML file ({DEFAULT_SCENARIO})",
+    )  # fmt: skip
+    group = parser.add_argument_group("changes to the scenario")
+    group.add_argument("--requests", metavar="N", type=count("requests"), help="how many requests")
+    group.add_argument("--rate", metavar="R", type=quantity("rate", "per_s"), help="arrivals per second, or '30 /min'")
+    group.add_argument("--users", metavar="N", type=count("users"), help="users of a closed loop")
+    group.add_argument(
+        "--seed", metavar="S", type=count("seed", least=0, most=2**63 - 1), help="seed of all randomness"
+    )
+    group.add_argument("--gamma", metavar="G", type=count("gamma", most=64), help="tokens drafted per round")
+    group.add_argument("--replicas", metavar="N", type=count("replicas", most=1024), help="copies of the model")
+    group.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
+        help="any field by its dotted name, e.g. engine.max_sequences=64 or speculation=null",
+    )  # fmt: skip
+    group = parser.add_argument_group("files")
+    group.add_argument("--rows", metavar="FILE", help="one row per request and variant, .parquet or .csv")
+    group.add_argument("--json", metavar="FILE", help="scenario and summary as JSON")
+    group.add_argument("--html", metavar="FILE", help="report with figures, works offline")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run, needs=())
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    from simulator.output.files import check_writable, write_text
+
+    check_writable([("--rows", args.rows), ("--json", args.json), ("--html", args.html)])
+    scenario = changed_scenario(args)
+    from simulator.output.columns import check_suffix, write_requests
+    from simulator.output.report import simulation_report
+    from simulator.output.tables import print_blocks
+    from simulator.serving.simulation import simulate
+
+    check_suffix(args.rows, "--rows")
+    started_s = time.perf_counter()
+    with ProgressBar(shown=not args.no_progress and sys.stderr.isatty()) as bar:
+        result = simulate(scenario, bar.tell)
+    wall_s = time.perf_counter() - started_s
+    if args.rows is not None:
+        write_requests(result, args.rows, "--rows")
+    if args.json is not None:
+        from simulator.output.documents import simulation_document, to_json
+
+        write_text(args.json, to_json(simulation_document(result)), "--json")
+    if args.html is not None:
+        from simulator.figures.page import simulation_page
+
+        write_text(args.html, simulation_page(result), "--html")
+    print_blocks(simulation_report(result, wall_s))
+
+
+def changed_scenario(args: argparse.Namespace) -> Scenario:
+    """The scenario with the changes that the options ask for. Raises MemwallError."""
+    from simulator import catalog
+    from simulator.records import read_mapping
+    from simulator.scenario import Scenario, load_scenario
+
+    path = catalog.locate("scenario", args.scenario)
+    data = read_mapping(path)
+    flags = {
+        "load.requests": args.requests, "load.rate_per_s": args.rate, "load.users": args.users, "seed": args.seed,
+        "replicas": args.replicas, "speculation.gamma": args.gamma,
+    }  # fmt: skip
+    changes = [_parsed(text) for text in args.changes]
+    changes += [(key, value) for key, value in flags.items() if value is not None]
+    for key, value in changes:
+        _assign(data, key, value, path.parent)
+    touched = {key.partition(".")[0] for key, _ in changes}
+    # `load_scenario` takes None for "unchanged"; here null is a value, and only fields that may be absent can have it.
+    empty = {name for name in touched if data.get(name) is None and name != "load"}
+    for name in empty:
+        if name in Scenario.model_fields and Scenario.model_fields[name].get_default() is not None:
+            raise InputError(name, "null", "have a value")
+    scenario = load_scenario(path, **{name: data[name] for name in touched - empty})
+    return scenario.model_copy(update=dict.fromkeys(empty))
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    """``a.b=value``, the value in YAML."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise InputError("set", text, "look like engine.max_sequences=64")
+    try:
+        return key, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            "set", text, f"have a YAML value ({getattr(error, 'problem', None) or 'unreadable'})"
+        ) from None
+
+
+def _assign(data: dict[str, Any], key: str, value: Any, base: Path) -> None:
+    """Sets the field of `data` that the dotted `key` names; mappings on the way are made where there are none."""
+    first, *rest = key.split(".")
+    if rest and isinstance(data.get(first), str) and first in ("engine", "traffic"):
+        data[first] = _expanded(first, data[first], base)
+    if key == "speculation.gamma" and data.get("speculation") is None:
+        raise InputError("gamma", value, "be left out for a scenario without speculation")
+    place = data
+    *folders, last = key.split(".")
+    for name in folders:
+        inner = place.get(name)
+        if inner is None:
+            inner = place[name] = {}
+        if not isinstance(inner, dict):
+            raise InputError("set", key, f"not go below {name}, which is a single value here")
+        place = inner
+    place[last] = value
+
+
+def _expanded(field: str, name: str, base: Path) -> dict[str, Any]:
+    """An engine or a traffic that is given by name, as the mapping the name stands for."""
+    if field == "engine":
+        return {"name": name}
+    from simulator.serving.traffic import load_traffic
+
+    return load_traffic(name, base).model_dump(mode="json")
+
+
+class ProgressBar:
+    """A bar on stderr that appears after a second, and only where `shown`."""
+
+    def __init__(self, shown: bool):
+        self._shown = shown
+        self._started_s = time.perf_counter()
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def tell(self, variant: str, done: int, of: int) -> None:
+        """Called by the simulation now and then."""
+        if not self._shown or (self._progress is None and time.perf_counter() - self._started_s < _QUIET_S):
+            return
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+            self._progress.start()
+        if variant not in self._tasks:
+            self._tasks[variant] = self._progress.add_task(variant, total=of)
+        self._progress.update(self._tasks[variant], completed=done, refresh=True)

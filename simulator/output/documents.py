@@ -1,0 +1,154 @@
+"""Results as strict JSON documents: keys sorted, NaN and infinity as null, a ``schema`` field that names the version.
+
+Names end in their unit, as everywhere; nothing that changes from run to run (times of day, wall time) is in them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from simulator import __version__
+from simulator.decoding import DecodeResult
+from simulator.deployment import Deployment
+from simulator.planning.crossover import SpeculateResult
+from simulator.serving.simulation import SimulationResult
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or goes away; new fields do not raise it."""
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """`document` as strict JSON with a final line break."""
+    return json.dumps(_plain(document), allow_nan=False, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a numpy scalar
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _document(kind: str, deployment: Deployment) -> dict[str, Any]:
+    target, formats, drafter = deployment.target, deployment.target.formats, deployment.drafter
+    return {
+        "schema": f"memwall.{kind}/{SCHEMA_VERSION}",
+        "memwall": __version__,
+        "deployment": {
+            "model": target.decoder.name,
+            "gpu": target.gpu.name,
+            "tp": target.tp,
+            "link": target.link.name,
+            "engine": deployment.engine.name,
+            "engine_settings": deployment.engine.settings.model_dump(),
+            "formats": {"weights": formats.weights, "kv": formats.kv, "activations": formats.activations},
+            "drafter": drafter.name if drafter else None,
+            "calibration": {
+                "name": target.efficiency.name,
+                "tag": target.efficiency.tag,
+                "typical_error": target.efficiency.typical_error,
+            },
+        },
+    }
+
+
+def decode_document(result: DecodeResult) -> dict[str, Any]:
+    """A decode step; operators carry the figures of one occurrence on one GPU and how often they occur."""
+    operators = [
+        {**asdict(o), "bytes": o.bytes_, "by_cause_s": o.by_cause()} for o in result.pass_cost.operators
+    ]  # one entry per operator and kind of layer
+    return {
+        **_document("decode", result.deployment),
+        "batch": result.batch,
+        "context_tokens": result.context_tokens,
+        "new_tokens": result.new_tokens,
+        "verdict": result.verdict,
+        "step_s": result.step_s,
+        "tokens_per_s": result.tokens_per_s,
+        "tokens_per_s_per_user": result.new_tokens / result.step_s,
+        "by_cause_s": result.by_cause,
+        "binding": result.binding,
+        "operators": operators,
+        "bytes_per_s": result.bytes_per_s,
+        "flop_per_s": result.flop_per_s,
+        "bandwidth_share_of_datasheet": result.bandwidth_share,
+        "flop_share_of_datasheet": result.flop_share,
+        "sm_idle_share": 1.0 - result.sm_busy_share,
+        "desk_bytes": result.deployment.gpu.desk_bytes,
+        "desk_loads_per_step": result.desk_loads,
+        "memory_budget": {
+            **asdict(result.budget), "kv_bytes": result.budget.kv_bytes, "kv_tokens": result.budget.kv_tokens,
+        },
+    }  # fmt: skip
+
+
+def speculate_document(result: SpeculateResult) -> dict[str, Any]:
+    """The grid and what follows from it."""
+    return {
+        **_document("speculate", result.deployment),
+        "acceptance": {
+            "conditional": result.acceptance.rates,
+            "request_icc": result.acceptance.request_icc,
+            "match_probability": result.acceptance.match_probability,
+        },
+        "context_tokens": result.context_tokens,
+        "cells": speculate_cells(result),
+        "best_gamma_by_batch": {batch: result.best_gamma(batch) for batch in result.batches},
+        "pays_up_to_batch_by_gamma": {gamma: result.crossover(gamma) for gamma in result.gammas},
+        "pays_up_to_batch": result.last_paying_batch,
+    }
+
+
+def speculate_cells(result: SpeculateResult) -> list[dict[str, Any]]:
+    """One mapping per γ and batch, in the order of the columns of the CSV file."""
+    return [
+        {
+            "gamma": gamma,
+            "batch": batch,
+            "speedup": cell.speedup,
+            "best": gamma == result.best_gamma(batch),
+            "kv_fits": cell.fits,
+            "tokens_per_round": cell.round.tokens_per_sequence,
+            "verify_ratio": cell.verify_ratio,
+            "plain_tpot_s": cell.plain.tpot_s,
+            "tpot_s": cell.round.tpot_s,
+            "tokens_per_s": cell.round.tokens_per_s,
+            "round_s": cell.round.seconds,
+            "verify_s": cell.round.verify_s,
+            "draft_s": cell.round.draft_s,
+            "host_s": cell.round.host_s,
+        }
+        for (gamma, batch), cell in sorted(result.cells.items())
+    ]
+
+
+def simulation_document(result: SimulationResult) -> dict[str, Any]:
+    """Scenario, traffic and the summary of each variant."""
+    runs = [
+        {
+            "variant": run.variant,
+            "gamma": run.gamma,
+            "kv_blocks": run.total_blocks,
+            "memory_budget": asdict(run.budget),
+            "summary": asdict(run.summary),
+        }
+        for run in result.runs
+    ]
+    traffic = result.traffic
+    return {
+        **_document("simulate", result.deployment),
+        "scenario": result.scenario.model_dump(mode="json"),
+        "traffic": {
+            "source": traffic.source, "rows_read": traffic.rows_read, "rows_used": len(traffic), "dropped": traffic.dropped,
+        },
+        "runs": runs,
+    }  # fmt: skip

@@ -1,0 +1,363 @@
+"""What a command prints about its result, in order: conditions, a verdict, tables. The tables hold text only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from simulator import units
+from simulator.cost.efficiency import Efficiency
+from simulator.cost.forward import CAUSES as CAUSE_ORDER
+from simulator.decoding import DecodeResult, Timeline
+from simulator.memory import budget
+from simulator.output import rows
+from simulator.output.rows import CAUSES, Table
+from simulator.output.tables import Section
+from simulator.planning.crossover import LARGEST_BATCH, Cell, SpeculateResult
+from simulator.serving.metrics import Distribution, Summary
+from simulator.serving.simulation import SimulationResult
+
+Block = str | Section
+NONE = "–"
+
+
+# --- one decode step ----------------------------------------------------------------------------------------------------
+def decode_report(result: DecodeResult, timeline: Timeline | None = None) -> list[Block]:
+    """The step of `result`; with `timeline` also what the layer pipeline makes of it."""
+    target, engine = result.deployment.target, result.deployment.engine
+    blocks: list[Block] = [
+        f"{target.decoder.name} on {_gpus(target.tp, target.gpu.title)}, {_formats(target.formats)}; "
+        f"batch {result.batch:,}, context {result.context_tokens:,} tokens; engine: {engine.title}.",
+        result.verdict,
+        Section("", Table(("one decode step", ""), _decode_figures(result)), numeric=False),
+        Section("where the time goes, by cause", _cause_table(result)),
+        Section(
+            "where the time goes, by operator (bytes and FLOP of one GPU, all layers together)", _operator_table(result)
+        ),
+        Section("", rows.memory_rows(result.budget), numeric=False),
+    ]
+    if timeline is not None:
+        hbm, sms = timeline.busy
+        blocks.append(
+            f"Layer pipeline ({timeline.overlap}, desk of {units.show(timeline.desk_bytes, 'bytes')}): "
+            f"{units.show(timeline.seconds, 's')} per pass without host time; HBM busy {hbm:.1%}, SMs busy {sms:.1%} of it."
+        )
+    blocks.append(calibration_line(target.efficiency))
+    return blocks
+
+
+def calibration_line(efficiency: Efficiency) -> str:
+    """Calibrated or not, and the typical error by kind of operator."""
+    errors = sorted(efficiency.typical_error.items())
+    if len({round(e, 3) for _, e in errors}) == 1:
+        typical = f"{errors[0][1]:.0%} for every kind of operator"
+    else:
+        typical = ", ".join(f"{kind.replace('_', ' ')} {error:.0%}" for kind, error in errors)
+    return f"Times are {efficiency.label}; typical error {typical}."
+
+
+def _gpus(n: int, title: str) -> str:
+    return title if n == 1 else f"{n} × {title}"
+
+
+def _formats(formats: object) -> str:
+    weights, kv, activations = (getattr(formats, name) for name in ("weights", "kv", "activations"))
+    return f"weights {weights}, KV cache {kv}, activations {activations}"
+
+
+def _decode_figures(result: DecodeResult) -> list[tuple[str, ...]]:
+    gpu = result.deployment.gpu
+    per_user = 1.0 / result.step_s
+    return [
+        ("time per token of each user", units.show(result.step_s, "s")),
+        ("speed of each user", f"{per_user:,.1f} tokens/s"),
+        ("output of all users", f"{result.tokens_per_s:,.1f} tokens/s"),
+        ("what binds", CAUSES[result.binding]),
+        (
+            "SMs idle",
+            f"{1.0 - result.sm_busy_share:.1%} of the step at the rate their tiles reach, "
+            f"{1.0 - result.sm_arithmetic_share:.1%} at the datasheet's peak",
+        ),
+        ("HBM traffic of one GPU", rows.share(units.show(result.bytes_per_s, "bytes_per_s"), result.bandwidth_share)),
+        ("arithmetic of one GPU", rows.share(units.show(result.flop_per_s, "flop_per_s"), result.flop_share)),
+        (
+            "desk (shared memory of all SMs)",
+            f"{units.show(gpu.desk_bytes, 'bytes')}, filled and wiped {result.desk_loads:,.0f} times per step",
+        ),
+    ]
+
+
+def _cause_table(result: DecodeResult) -> Table:
+    body = [
+        (
+            cause.replace("_", " "),
+            CAUSES[cause],
+            _ms(result.by_cause[cause]),
+            f"{result.by_cause[cause] / result.step_s:.1%}",
+        )
+        for cause in CAUSE_ORDER
+    ]
+    body.append(("total", "", _ms(result.step_s), "100.0%"))
+    return Table(("cause", "", "ms", "share"), [tuple(row) for row in body])
+
+
+def _operator_table(result: DecodeResult) -> Table:
+    body: list[tuple[str, ...]] = []
+    for example, total_s in result.by_operator:
+        same = [o for o in result.pass_cost.operators if o.name == example.name]
+        bytes_ = sum(o.repeat * o.bytes_ for o in same)
+        flop = sum(o.repeat * o.flop for o in same)
+        causes: dict[str, float] = {}
+        for o in same:
+            for cause, seconds in o.by_cause().items():
+                causes[cause] = causes.get(cause, 0.0) + o.repeat * seconds
+        body.append((
+            example.name,
+            f"{sum(o.repeat for o in same):,}",
+            _ms(total_s),
+            f"{total_s / result.step_s:.1%}",
+            units.show(bytes_, "bytes") if bytes_ else NONE,
+            units.show(flop, "flop") if flop else NONE,
+            f"{bytes_ / total_s / 1e9:,.0f}" if bytes_ and total_s else NONE,
+            f"{flop / total_s / 1e12:.3g}" if flop and total_s else NONE,
+            max(causes, key=lambda cause: causes[cause]).replace("_", " "),
+        ))  # fmt: skip
+    host = result.host_s
+    body.append(("(host)", "1", _ms(host), f"{host / result.step_s:.1%}", NONE, NONE, NONE, NONE, "host"))
+    return Table(("operator", "times", "ms", "share", "bytes", "FLOP", "GB/s", "TFLOP/s", "binds"), body)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f}"
+
+
+# --- speculation over a grid --------------------------------------------------------------------------------------------
+def speculate_report(result: SpeculateResult) -> list[Block]:
+    """The grid of speed-ups, what is best at each batch, and where each γ stops paying."""
+    deployment = result.deployment
+    target, drafter = deployment.target, deployment.drafter
+    title = drafter.title if drafter else NONE
+    return [
+        f"{target.decoder.name} with drafter {title} on {_gpus(target.tp, target.gpu.title)}, {_formats(target.formats)}; "
+        f"{rows.acceptance_text(result.acceptance)}; context {result.context_tokens:,} tokens; engine: "
+        f"{deployment.engine.title}.",
+        speculate_sentence(result),
+        Section(
+            "speed-up over plain decoding, by γ and batch",
+            _speedup_table(result),
+            "* best γ of its batch    ( ) more sequences than the KV cache holds at this context",
+        ),
+        Section("best γ of each batch", _best_table(result)),
+        Section("where each γ stops paying", _crossover_table(result)),
+        calibration_line(target.efficiency),
+    ]
+
+
+def speculate_sentence(result: SpeculateResult) -> str:
+    """How much speculation brings at best and up to which batch it pays."""
+    gamma, batch = max(result.cells, key=lambda key: (result.cells[key].speedup, -key[0], -key[1]))
+    best, last = result.cells[gamma, batch].speedup, result.last_paying_batch
+    if last == 0:
+        return f"Speculation does not pay at any batch: {best:.2f} × plain decoding at best (γ = {gamma}, batch {batch:,})."
+    end = f"at every batch up to {LARGEST_BATCH:,}" if last is None else f"up to batch {last:,}"
+    deployment = result.deployment
+    room = budget(deployment.target, deployment.engine, deployment.draft).kv_tokens // result.context_tokens
+    return (
+        f"Speculation is {best:.2f} × as fast as plain decoding at best (γ = {gamma}, batch {batch:,}) and pays {end}; "
+        f"the KV cache holds {room:,} sequences of this context."
+    )
+
+
+def _speedup_table(result: SpeculateResult) -> Table:
+    body = [
+        (f"{gamma}", *(_speedup(result.cells[gamma, b], gamma == result.best_gamma(b)) for b in result.batches))
+        for gamma in result.gammas
+    ]
+    return Table(("γ \\ batch", *(f"{b:,} " for b in result.batches)), [tuple(row) for row in body])
+
+
+def _speedup(cell: Cell, best: bool) -> str:
+    # The sign takes the last column in every cell, so that the points stay in line.
+    text = f"{cell.speedup:.2f}" + ("*" if best else " ")
+    return text if cell.fits else f"({text.rstrip()})"
+
+
+def _best_table(result: SpeculateResult) -> Table:
+    body = []
+    for batch in result.batches:
+        gamma = result.best_gamma(batch)
+        shown = gamma or max(result.gammas, key=lambda g: (result.cells[g, batch].speedup, -g))
+        cell = result.cells[shown, batch]
+        body.append((
+            f"{batch:,}",
+            str(gamma) if gamma else f"none ({shown})",
+            f"{cell.speedup:.2f}",
+            f"{cell.round.tokens_per_sequence:.2f}",
+            f"{cell.verify_ratio:.2f}",
+            f"{cell.plain.tpot_s * 1e3:.2f}",
+            f"{cell.round.tpot_s * 1e3:.2f}",
+            f"{cell.round.tokens_per_s:,.0f}",
+            "yes" if cell.fits else "no",
+        ))  # fmt: skip
+    headers = (
+        "batch",
+        "best γ",
+        "speed-up",
+        "tokens/round",
+        "verify ratio",
+        "plain ms/tok",
+        "spec. ms/tok",
+        "tok/s",
+        "KV fits",
+    )
+    return Table(headers, body)
+
+
+def _crossover_table(result: SpeculateResult) -> Table:
+    body = []
+    for gamma in result.gammas:
+        end, first = result.crossover(gamma), result.cells[gamma, result.batches[0]]
+        pays = f"> {LARGEST_BATCH:,}" if end is None else "never" if end == 0 else f"{end:,}"
+        body.append((str(gamma), pays, f"{first.round.tokens_per_sequence:.2f}", f"{first.verify_ratio:.3f}"))
+    return Table(("γ", "pays up to batch", "tokens/round", f"verify ratio at batch {result.batches[0]}"), body)
+
+
+# --- a simulation -------------------------------------------------------------------------------------------------------
+def simulation_report(result: SimulationResult, wall_s: float) -> list[Block]:
+    """Conditions, the table, what speculation bought, and how fast the simulation itself was."""
+    scenario = result.scenario
+    heading = scenario.title or scenario.name
+    conditions = [*rows.simulation_conditions(result), ("typical error", _typical(result.deployment.target.efficiency))]
+    blocks: list[Block] = [
+        Section("", Table((heading, ""), [*conditions]), numeric=False),
+        Section("", simulation_table(result), _simulation_note(result)),
+    ]
+    if len(result.runs) > 1:
+        blocks.append(simulation_sentence(result))
+    n = len(result.traffic) * len(result.runs)
+    blocks.append(
+        f"Simulated {n:,} requests ({_variants(result)}) in {wall_s:.2f} s of wall time: {n / wall_s:,.0f} requests/s."
+    )
+    return blocks
+
+
+def _typical(efficiency: Efficiency) -> str:
+    return calibration_line(efficiency).partition("typical error ")[2].rstrip(".")
+
+
+def _variants(result: SimulationResult) -> str:
+    return "with speculation and without" if len(result.runs) > 1 else "plain decoding"
+
+
+def _simulation_note(result: SimulationResult) -> str:
+    slo = {k: v for k, v in result.scenario.slo.model_dump().items() if v is not None}
+    if not slo:
+        return "goodput counts every request: the scenario names no objective (slo)"
+    named = ", ".join(f"{k.removesuffix('_s').upper()} ≤ {units.show(v, 's')}" for k, v in slo.items())
+    return f"goodput: requests with {named}"
+
+
+def simulation_table(result: SimulationResult) -> Table:
+    """metric | speculation | off | speculation/off, or metric | value without speculation."""
+    body: list[tuple[str, ...]] = []
+    summaries = [run.summary for run in result.runs]
+    for name, values, show in _metrics(summaries):
+        if not name:
+            body.append(("",) * (len(summaries) + (2 if len(summaries) > 1 else 1)))
+            continue
+        ratio = () if len(summaries) == 1 else (NONE if name.endswith(" n") else _ratio(*values),)
+        body.append((name, *(show(v) for v in values), *ratio))
+    headers = ("", "plain decoding") if len(summaries) == 1 else ("", "speculation", "off", "ratio")
+    return Table(headers, body)
+
+
+Show = Callable[[float], str]
+
+
+def _metrics(summaries: Sequence[Summary]) -> list[tuple[str, list[float], Show]]:
+    found: list[tuple[str, list[float], Show]] = []
+
+    def add(name: str, field: str, show: Show) -> None:
+        values = [getattr(s, field) for s in summaries]
+        found.append((name, [math.nan if v is None else float(v) for v in values], show))
+
+    for name, field in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("ITL", "itl_s"), ("E2E", "e2e_s")):
+        spread: list[Distribution] = [getattr(s, field) for s in summaries]
+        for point in ("mean", "p50", "p90", "p95", "p99"):
+            lead = name if point == "mean" else " " * len(name)
+            found.append((f"{lead} {point}", [float(getattr(d, point)) for d in spread], _seconds))
+        found.append((f"{' ' * len(name)} n", [float(d.n) for d in spread], _count))
+        found.append(("", [], _count))  # a gap between groups
+    add("output tokens/s", "output_tokens_per_s", _rate)
+    add("output tokens/s per GPU", "tokens_per_s_per_gpu", _rate)
+    add("requests/s", "requests_per_s", _rate)
+    add("goodput, requests/s", "goodput_per_s", _rate)
+    add("goodput, share", "good_share", _share)
+    add("GPU busy", "gpu_busy_share", _share)
+    add("HBM bandwidth, of datasheet's peak", "bandwidth_share", _share)
+    add("FLOP/s, of datasheet's peak", "flop_share", _share)
+    add("running sequences, mean", "mean_running", lambda v: _finite(v, ".1f"))
+    add("running sequences, most", "most_running", _count)
+    add("KV cache filled, mean", "kv_occupancy_mean", _share)
+    add("KV cache filled, most", "kv_occupancy_most", _share)
+    add("preemptions", "preemptions", _count)
+    add("acceptance length, tokens/round", "tokens_per_round", lambda v: _finite(v, ".2f"))
+    add("acceptance rate, accepted/drafted", "acceptance_rate", _share)
+    add("drafted tokens", "drafted_tokens", _count)
+    add("wasted tokens", "wasted_tokens", _count)
+    add("wasted FLOP", "wasted_flop_share", _share)
+    add("USD per million tokens", "usd_per_million_tokens", lambda v: _finite(v, ".3f"))
+    return found
+
+
+def simulation_sentence(result: SimulationResult) -> str:
+    """What speculation bought, or cost."""
+    run, off = result.main.summary, result.plain.summary
+    drafter = result.deployment.drafter
+    who = f"Speculation with {drafter.name} (γ = {result.main.gamma})" if drafter else "Speculation"
+    gain = off.tpot_s.mean / run.tpot_s.mean if run.tpot_s.n and run.tpot_s.mean else math.nan
+    if math.isnan(gain):
+        return f"{who}: no request has a second token, so there is no TPOT to compare."
+    times = f"{max(gain, 1 / gain):.2f} × {'faster' if gain >= 1 else 'slower'}"
+    e2e = off.e2e_s.mean / run.e2e_s.mean
+    price = ""
+    if run.usd_per_million_tokens and off.usd_per_million_tokens:
+        price = f", and a million tokens cost {run.usd_per_million_tokens:.3g} instead of {off.usd_per_million_tokens:.3g} USD"
+    drafts = ""
+    if not math.isnan(run.tokens_per_round):
+        wasted = run.wasted_tokens / run.drafted_tokens if run.drafted_tokens else 0.0
+        drafts = f"; {run.tokens_per_round:.2f} tokens per round, {wasted:.0%} of the drafted tokens wasted"
+    return (
+        f"{who} makes tokens {times}: mean TPOT {_seconds(run.tpot_s.mean)} instead of "
+        f"{_seconds(off.tpot_s.mean)}, mean E2E {_seconds(run.e2e_s.mean)} instead of "
+        f"{_seconds(off.e2e_s.mean)} ({e2e:.2f} ×){price}{drafts}."
+    )
+
+
+def _ratio(ours: float, plain: float) -> str:
+    return f"{ours / plain:.2f}" if plain and math.isfinite(ours) and math.isfinite(plain) else NONE
+
+
+def _seconds(value: float) -> str:
+    """Three digits, zeros at the end kept, so that a column of them reads evenly."""
+    if not math.isfinite(value):
+        return NONE
+    scaled, unit = (value, "s") if value >= 0.9995 else (value * 1e3, "ms")
+    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+    return f"{scaled:,.{decimals}f} {unit}"
+
+
+def _finite(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else NONE
+
+
+def _count(value: float) -> str:
+    return _finite(value, ",.0f")
+
+
+def _rate(value: float) -> str:
+    return _finite(value, ",.1f" if abs(value) >= 100 else ",.3g")
+
+
+def _share(value: float) -> str:
+    return _finite(value, ".1%")
