@@ -49,7 +49,9 @@ def main(path: Path) -> None:
                 f"{row['id']:16} {gamma:2d} {batch:5d} {measured_s * 1e3:11.2f} {bare_s * 1e3:8.2f} {full_s * 1e3:8.2f} "
                 f"{error:+7.1%}{'  used in the fit' if used else ''}"
             )
-    print(f"{len(errors)} rows not used in the fit: mean absolute error {sum(errors) / len(errors):.1%}, worst {max(errors):.1%}")
+    print(
+        f"{len(errors)} rows not used in the fit: mean absolute error {sum(errors) / len(errors):.1%}, worst {max(errors):.1%}"
+    )
 
 
 if __name__ == "__main__":

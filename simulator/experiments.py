@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,7 +176,7 @@ def _speculate(e: Experiment, base: Path | None) -> Quantities:
     return {
         "least_best_speedup": (min(best), None),
         "most_best_speedup": (max(best), None),
-        "least_gain_from_longer_acceptance": (min((b / a for a, b in zip(best, best[1:], strict=False)), default=1.0), None),
+        "least_gain_from_longer_acceptance": (min((b / a for a, b in pairwise(best)), default=1.0), None),
         "last_paying_batch": (float(grids[0].last_paying_batch or 0), None),
         "verify_over_decode": (first.verify_ratio, None),
     }

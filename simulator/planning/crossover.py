@@ -107,7 +107,9 @@ def speculate(
                 raise InputError(name, value, f"be between {least} and {most}")
     limit = deployment.target.decoder.max_context_tokens
     if context_tokens < 1 or (limit is not None and context_tokens + max(gammas) + 1 > limit):
-        raise InputError("context", context_tokens, f"be at least 1 and leave room for a round in the context of {limit}")
+        raise InputError(
+            "context", context_tokens, f"be at least 1 and leave room for a round in the context of {limit}"
+        )
     if deployment.drafter is None:
         raise InputError("draft", "(absent)", "be given")
     deployment.fit(context_tokens=context_tokens, sequences=1)
@@ -117,10 +119,11 @@ def speculate(
 
 
 def _cell(deployment: Deployment, acceptance: Acceptance, context_tokens: int, gamma: int, batch: int) -> Cell:
-    common = {"sequences": batch, "context_tokens": context_tokens}
-    plain = round_cost(deployment.target, deployment.engine, **common)  # type: ignore[arg-type]
+    target, engine = deployment.target, deployment.engine
+    plain = round_cost(target, engine, sequences=batch, context_tokens=context_tokens)
     cost = round_cost(
-        deployment.target, deployment.engine, gamma=gamma, acceptance=acceptance, draft=deployment.draft, **common  # type: ignore[arg-type]
-    )
+        target, engine, sequences=batch, context_tokens=context_tokens, gamma=gamma, acceptance=acceptance,
+        draft=deployment.draft,
+    )  # fmt: skip
     room = budget(deployment.target, deployment.engine, deployment.draft).kv_tokens
     return Cell(cost, plain, batch * (context_tokens + gamma + 1) <= room)

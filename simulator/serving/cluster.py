@@ -90,7 +90,12 @@ def _packed(tables: FastTables) -> tuple[Any, ...]:
 
 
 def run(
-    model: StepModel, requests: Any, traffic: Requests, replicas: int, admitted: NDArray[np.int64], progress: Progress | None = None
+    model: StepModel,
+    requests: Any,
+    traffic: Requests,
+    replicas: int,
+    admitted: NDArray[np.int64],
+    progress: Progress | None = None,
 ) -> list[Replica]:
     """Simulates until every admitted request has finished; fills `requests` in place and returns the replicas.
 

@@ -38,21 +38,26 @@ class Distribution:
     def of(cls, values: FloatArray) -> Distribution:
         """Of one value per request."""
         if len(values) == 0:
-            return cls(0, *[float("nan")] * 7)
-        points = np.percentile(values, PERCENTILES)
-        return cls(len(values), float(values.mean()), float(values.std()), *(float(p) for p in points), float(values.max()))
+            return EMPTY
+        p50, p90, p95, p99 = (float(p) for p in np.percentile(values, PERCENTILES))
+        return cls(len(values), float(values.mean()), float(values.std()), p50, p90, p95, p99, float(values.max()))
 
     @classmethod
     def of_counts(cls, values: FloatArray, counts: NDArray[np.int64]) -> Distribution:
         """Of a histogram: `counts` gaps near each of the ascending `values`."""
         n = int(counts.sum())
         if n == 0:
-            return cls(0, *[float("nan")] * 7)
+            return EMPTY
         mean = float((values * counts).sum() / n)
         variance = float((values**2 * counts).sum() / n) - mean**2
         cumulative = np.cumsum(counts)
-        points = [float(values[np.searchsorted(cumulative, np.ceil(p / 100 * n))]) for p in PERCENTILES]
-        return cls(n, mean, max(variance, 0.0) ** 0.5, *points, float(values[np.nonzero(counts)[0][-1]]))
+        p50, p90, p95, p99 = (float(values[np.searchsorted(cumulative, np.ceil(p / 100 * n))]) for p in PERCENTILES)
+        return cls(n, mean, max(variance, 0.0) ** 0.5, p50, p90, p95, p99, float(values[np.nonzero(counts)[0][-1]]))
+
+
+_NAN = float("nan")
+EMPTY = Distribution(0, _NAN, _NAN, _NAN, _NAN, _NAN, _NAN, _NAN)
+"""Of nothing."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from simulator import randomness
 from simulator.cost import roofline
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.operators import attention_pairs, kv_tokens_read
+from simulator.serving.compiled import compiled
 from simulator.serving.state import (
     BUCKETS,
     FINISHED,
@@ -37,7 +37,6 @@ from simulator.serving.state import (
     RUNNING,
 )
 
-compiled: Any = numba.njit(cache=True, error_model="numpy")
 uniform = compiled(randomness.uniform)
 attention_time = compiled(roofline.attention_time)
 pairs_of = compiled(attention_pairs)
@@ -441,7 +440,20 @@ def advance(
         if replica.clock_s >= until_s:
             return finished
         left = step(
-            config, replica, requests, slots, queue, stack, done, target, draft, acceptance, row_of, gaps, series, scratch
+            config,
+            replica,
+            requests,
+            slots,
+            queue,
+            stack,
+            done,
+            target,
+            draft,
+            acceptance,
+            row_of,
+            gaps,
+            series,
+            scratch,
         )
         finished += left
         if left > 0 and stop_on_finish:

@@ -80,7 +80,7 @@ def simulate(scenario: Scenario, progress: Progress | None = None) -> Simulation
     deployment = scenario.deployment()
     limit = scenario.max_context_tokens or deployment.target.decoder.max_context_tokens
     traffic = generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
-    variants = [("plain", deployment.plain(), 0, None)]
+    variants: list[tuple[str, Deployment, int, Acceptance | None]] = [("plain", deployment.plain(), 0, None)]
     if scenario.speculation is not None:
         law = acceptance_of(scenario, deployment)
         variants.insert(0, ("speculation", deployment, scenario.speculation.gamma, law))
@@ -112,7 +112,9 @@ def _run(
     settings = deployment.engine.settings
     total_blocks = budget.kv_blocks(settings.block_tokens)
     if gamma + 1 > settings.max_batched_tokens:
-        raise InputError("max_batched_tokens", settings.max_batched_tokens, f"be at least γ + 1 = {gamma + 1}", where="engine")
+        raise InputError(
+            "max_batched_tokens", settings.max_batched_tokens, f"be at least γ + 1 = {gamma + 1}", where="engine"
+        )
     requests = _records(traffic, scenario.warmup)
     largest = total_blocks * settings.block_tokens
     too_large = traffic.prompt_tokens + traffic.output_tokens + gamma + 1 > largest
@@ -120,7 +122,10 @@ def _run(
     admitted = np.nonzero(~too_large)[0]
     if len(admitted) == 0:
         raise InputError(
-            "traffic", f"shortest of {len(requests)} requests", f"fit the KV cache of {largest} tokens", where=traffic.source
+            "traffic",
+            f"shortest of {len(requests)} requests",
+            f"fit the KV cache of {largest} tokens",
+            where=traffic.source,
         )
     model = _step_model(scenario, deployment, gamma, law, total_blocks, len(requests))
     tell = (lambda done, of: progress(variant, done, of)) if progress else None

@@ -85,7 +85,7 @@ class TraceTable:
     """The format it was read as, a key of `FORMATS`."""
 
 
-class _Dropped(Exception):  # noqa: N818 - a row's fate, never seen by a user
+class _Dropped(Exception):
     """This row is left out, for this reason."""
 
 

@@ -10,7 +10,9 @@ from simulator.errors import InputError
 OVERLAPS = ["stream", "wipe", "prefetch"]
 seconds = st.floats(0, 1e-2, allow_subnormal=False)
 stages = st.lists(
-    st.builds(Stage, st.just("op"), st.integers(0, 3), seconds, seconds, seconds, st.integers(0, 5000)), min_size=1, max_size=12
+    st.builds(Stage, st.just("op"), st.integers(0, 3), seconds, seconds, seconds, st.integers(0, 5000)),
+    min_size=1,
+    max_size=12,
 )
 
 

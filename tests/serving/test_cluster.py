@@ -49,8 +49,12 @@ def test_geometric_answers_follow_pollaczek_khinchine(load):
 
 def test_littles_law_holds_on_the_time_series():
     n = 20_000
-    requests, (replica,) = run(traffic(poisson(n, 2.0), [5] * n, [20] * n), target=tables(0.01, 0.001), max_sequences=64)
-    in_system = replica.series[state.SERIES.index("running_s")].sum() + replica.series[state.SERIES.index("waiting_s")].sum()
+    requests, (replica,) = run(
+        traffic(poisson(n, 2.0), [5] * n, [20] * n), target=tables(0.01, 0.001), max_sequences=64
+    )
+    in_system = (
+        replica.series[state.SERIES.index("running_s")].sum() + replica.series[state.SERIES.index("waiting_s")].sum()
+    )
     sojourn = (requests["finish_s"] - requests["arrival_s"]).sum()
     # A request that arrives inside a step is counted from the next step on: at most one step (< 0.1 s) each is missed.
     assert in_system <= sojourn
@@ -97,7 +101,9 @@ def test_closed_loop_trajectory_of_one_user():
 
 def test_users_without_think_time_keep_the_batch_full():
     n, users = 40, 4
-    requests, (replica,) = run(traffic([0.0] * users + [np.nan] * (n - users), [1] * n, [5] * n, users=users, think_s=[0.0] * n))
+    requests, (replica,) = run(
+        traffic([0.0] * users + [np.nan] * (n - users), [1] * n, [5] * n, users=users, think_s=[0.0] * n)
+    )
     assert replica.state[0].busy_s == n / users * 5
     assert requests["finish_s"].max() == n / users * 5
 

@@ -94,14 +94,14 @@ def test_without_a_match_an_ngram_drafter_verifies_one_token():
 
 def test_ngram_rounds_come_at_the_match_rate():
     n, p = 400, 0.3
-    requests, (replica,) = run(traffic([0.0] * n, [1] * n, [50] * n), gamma=2, rates=[0.0], match=p, max_sequences=64)
+    _, (replica,) = run(traffic([0.0] * n, [1] * n, [50] * n), gamma=2, rates=[0.0], match=p, max_sequences=64)
     share = replica.state[0].sequence_rounds / (49 * n)
     assert share == pytest.approx(p, abs=4 * (p * (1 - p) / (49 * n)) ** 0.5)
 
 
-workloads = st.lists(
-    st.tuples(st.floats(0, 20), st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=12
-).map(lambda rows: tuple(zip(*sorted(rows), strict=True)))
+workloads = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=12).map(
+    lambda rows: tuple(zip(*sorted(rows), strict=True))
+)
 knobs = st.fixed_dictionaries(
     {
         "max_sequences": st.integers(1, 5),

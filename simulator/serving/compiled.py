@@ -1,0 +1,51 @@
+"""The decorator that compiles the step loop, with a cache on disk that notices every change of what the loop is made of.
+
+numba's own cache looks at the decorated function's file only: a function that calls a changed one in another module would
+go on running the old code. So the cache lives in a folder named after the sources of all modules involved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SOURCES = (
+    "serving/compiled.py", "serving/replica.py", "serving/state.py", "cost/roofline.py", "cost/forward.py",
+    "operators.py", "randomness.py",
+)  # fmt: skip
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """`function`, compiled by numba on first call and cached; its plain Python stays at ``.py_func``."""
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_cache_folder())
+    try:
+        return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+    finally:
+        config.CACHE_DIR = before
+
+
+@cache
+def _cache_folder() -> Path:
+    digest = hashlib.sha256(b"".join((_PACKAGE / source).read_bytes() for source in _SOURCES)).hexdigest()[:16]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memwall"
+    for parent in (_PACKAGE / "__pycache__", user):
+        folder = parent / f"numba-{digest}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="memwall-"))
