@@ -1,0 +1,132 @@
+"""What fits: the article's 70B on one H100, budgets that add up, KV tokens by hand, suggestions that hold."""
+
+import re
+
+import pytest
+
+from simulator import units
+from simulator.cost.forward import ForwardCost
+from simulator.deployment import EngineChoice, deploy
+from simulator.errors import DoesNotFit, InputError
+from simulator.memory import budget, draft_weights_on_gpu, require_fit, weights_on_gpu
+from simulator.quantization import Quantization
+
+
+def test_article_seventy_billion_parameters_are_140_gb_in_16_bit():
+    deployment = deploy("llama-3-70b", "h100")
+    assert weights_on_gpu(deployment.target) == pytest.approx(140e9, rel=0.01)
+    with pytest.raises(DoesNotFit) as caught:
+        deployment.fit()
+    said = str(caught.value)
+    assert said.startswith("llama-3-70b on 1 x h100-sxm needs 14")
+    assert "141 GB of it weights" in said
+    assert "KV cache for 1 x 1 tokens" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "kwargs", "ask"),
+    [
+        ("llama-3-70b", {}, {}),
+        ("llama-3.1-8b", {}, {"context_tokens": 8192, "sequences": 100}),
+        ("llama-3.1-8b", {"draft": "llama-3.2-1b"}, {"context_tokens": 8192, "sequences": 70}),
+        ("llama-3-70b", {"draft": "eagle-llama-3.1-70b", "tp": 2}, {"context_tokens": 8192, "sequences": 50}),
+    ],
+)
+def test_every_suggestion_really_fits(model, kwargs, ask):
+    with pytest.raises(DoesNotFit) as caught:
+        deploy(model, "h100", **kwargs).fit(**ask)
+    said = str(caught.value)
+    assert said.endswith("would fit")
+    larger, gpu = re.search(r"--tp (\d+)", said), re.search(r"--gpu (\S+)", said)
+    assert larger or gpu
+    if larger:
+        smaller = int(larger[1]) // 2
+        assert deploy(model, "h100", **{**kwargs, "tp": int(larger[1])}).fit(**ask)
+        with pytest.raises(DoesNotFit):
+            deploy(model, "h100", **{**kwargs, "tp": smaller}).fit(**ask)
+    if gpu:
+        assert deploy(model, gpu[1], **kwargs).fit(**ask)
+
+
+def test_nothing_bundled_holds_it():
+    with pytest.raises(DoesNotFit, match="no TP degree of one node and no bundled GPU would hold it"):
+        deploy("llama-3.1-405b", "h100").fit(context_tokens=131_072, sequences=10_000)
+
+
+def test_missing_bytes_are_what_is_missing():
+    deployment = deploy("llama-3.1-8b", "h100")
+    found = deployment.fit()
+    assert deployment.fit(sequences=found.kv_tokens)
+    missing = units.show((found.kv_tokens + 1) * 131_072 - found.kv_bytes, "bytes")
+    with pytest.raises(DoesNotFit, match=f"which is {missing} more than"):
+        deployment.fit(sequences=found.kv_tokens + 1)
+
+
+def test_budget_adds_up_and_holds_the_tokens_it_says():
+    found = deploy("llama-3.1-8b", "h100", draft="llama-3.2-1b").fit()
+    parts = (
+        found.weight_bytes + found.draft_weight_bytes + found.activation_bytes + found.reserved_bytes + found.kv_bytes
+    )
+    assert parts == pytest.approx(found.usable_bytes)
+    assert 0 <= found.kv_bytes - found.kv_tokens * found.kv_bytes_per_token < found.kv_bytes_per_token
+    assert found.kv_blocks(16) * 16 <= found.kv_tokens < (found.kv_blocks(16) + 1) * 16
+
+
+def test_kv_tokens_by_hand():
+    # An engine that reserves nothing and may fill all; Llama-3.1-8B stores 2·8·128 values of 2 bytes in 32 layers.
+    deployment = deploy("llama-3.1-8b", "h100", engine="ideal")
+    found = deployment.fit()
+    assert found.kv_bytes_per_token == 131_072
+    assert found.weight_bytes == pytest.approx(2 * 8.03e9, rel=1e-3)
+    # 8192 tokens: two residuals of 4096 and three MLP tensors of 14336; 256 rows of 128256 logits, twice, in fp32.
+    activations = 8192 * (2 * 4096 + 3 * 14336) * 2 + 256 * 128_256 * 8
+    assert found.activation_bytes == activations
+    assert found.reserved_bytes == 0
+    assert found.kv_tokens == int((found.hbm_bytes - found.weight_bytes - activations) // 131_072)
+
+
+def test_drafter_adds_its_kv_and_its_weights():
+    alone, pair = (deploy("llama-3.1-8b", "h100", draft=d).fit() for d in (None, "llama-3.2-1b"))
+    assert pair.draft_kv_bytes_per_token == 16 * 2 * 8 * 64 * 2
+    assert pair.kv_bytes_per_token == alone.kv_bytes_per_token + pair.draft_kv_bytes_per_token
+    assert pair.draft_weight_bytes == pytest.approx(2 * 1.2358e9, rel=1e-3)
+
+
+def test_eagle_head_borrows_embedding_and_lm_head():
+    deployment = deploy("llama-3.1-8b", "h100", draft="eagle-llama-3.1-8b")
+    head = deployment.draft
+    own = head.decoder.parameters - 2 * 128_256 * 4096
+    assert draft_weights_on_gpu(head, deployment.target) == pytest.approx(2 * own, rel=1e-3)
+    # EAGLE-3 borrows the embedding only: its LM head has 32000 columns of its own.
+    third = ForwardCost(deploy("eagle3-llama-3.1-8b", "h100").target.decoder, deployment.gpu)
+    assert draft_weights_on_gpu(third, deployment.target) == weights_on_gpu(third) - 32_000 * 4096 * 2
+
+
+def test_head_on_one_gpu_of_several_keeps_its_own_copies():
+    target, head = deploy("llama-3.1-8b", "h100", tp=2).target, deploy("eagle-llama-3.1-8b", "h100").target
+    assert draft_weights_on_gpu(head, target) == weights_on_gpu(head)
+
+
+@pytest.mark.parametrize("tp", [2, 4, 8])
+def test_tensor_parallel_shares_weights_and_kv(tp):
+    whole, rank = (
+        budget(deploy("llama-3-70b", "h100", tp=n).target, deploy("llama-3-70b", "h100").engine) for n in (1, tp)
+    )
+    assert tp * rank.weight_bytes == pytest.approx(whole.weight_bytes)
+    assert tp * rank.kv_bytes_per_token == whole.kv_bytes_per_token
+
+
+def test_quantised_formats_shrink_weights_and_cache():
+    wide = deploy("llama-3-70b", "h100", tp=4).fit()
+    narrow = deploy("llama-3-70b", "h100", tp=4, quantization=Quantization(weights="fp8", kv="fp8")).fit()
+    kept = 2 * 128_256 * 8192 * 2 / 4  # embedding and head, a quarter of each on a GPU
+    assert narrow.weight_bytes - kept == pytest.approx((wide.weight_bytes - kept) / 2, rel=1e-3)
+    assert narrow.kv_bytes_per_token == wide.kv_bytes_per_token / 2
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.01])
+def test_impossible_utilization(share):
+    with pytest.raises(InputError, match="memory_utilization=.* must be above 0 and at most 1"):
+        require_fit(
+            deploy("llama-3.1-8b", "h100").target, EngineChoice(name="vllm", memory_utilization=share).load(), None
+        )
