@@ -18,7 +18,8 @@ import numba
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SOURCES = (
-    "serving/compiled.py", "serving/replica.py", "serving/state.py", "cost/roofline.py", "cost/forward.py",
+    "serving/compiled.py", "serving/batching.py",
+    "serving/replica.py", "serving/state.py", "cost/roofline.py", "cost/forward.py",
     "operators.py", "randomness.py",
 )  # fmt: skip
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.serving import batching, state
 from simulator.serving import replica as replica_module
-from simulator.serving import state
 from tests.serving.rig import run, tables, traffic
 
 
@@ -157,10 +157,11 @@ def test_how_time_is_cut_into_calls_does_not_matter(workload, knobs, cuts):
 @given(workloads, knobs)
 def test_compiled_loop_equals_plain_python(workload, knobs):
     fast, (one,) = run(traffic(*workload), rates=[0.6, 0.4], draft=tables(0.1, 0.01), **knobs)
-    names = [n for n, f in vars(replica_module).items() if hasattr(f, "py_func")]
     with pytest.MonkeyPatch.context() as patch:
-        for name in names:
-            patch.setattr(replica_module, name, getattr(replica_module, name).py_func)
+        for module in (replica_module, batching):
+            for name, function in list(vars(module).items()):
+                if hasattr(function, "py_func"):
+                    patch.setattr(module, name, function.py_func)
         slow, (other,) = run(traffic(*workload), rates=[0.6, 0.4], draft=tables(0.1, 0.01), **knobs)
     assert fast.tobytes() == slow.tobytes()
     assert one.state.tobytes() == other.state.tobytes()
