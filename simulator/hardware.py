@@ -7,7 +7,6 @@ datasheet, a measurement or a fit; `Gpu.provenance` carries that to whoever prin
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -69,7 +68,7 @@ class Figure(Record):
     @classmethod
     def _text_or_number(cls, value: object) -> object:
         # Left to itself, pydantic takes `true` for 1 and answers to NaN that it is no string.
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
         if not (number or isinstance(value, str)):
             raise ValueError("be a finite number, with a unit such as in '4.8 TB/s'")
         return value
