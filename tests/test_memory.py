@@ -126,7 +126,7 @@ def test_quantised_formats_shrink_weights_and_cache():
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.01])
 def test_impossible_utilization(share):
-    with pytest.raises(InputError, match="memory_utilization=.* must be above 0 and at most 1"):
+    with pytest.raises(InputError, match=r"memory_utilization=.* must be above 0 and at most 1"):
         require_fit(
             deploy("llama-3.1-8b", "h100").target, EngineChoice(name="vllm", memory_utilization=share).load(), None
         )
