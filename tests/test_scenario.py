@@ -1,0 +1,68 @@
+"""Scenarios: files, overrides, and what is refused."""
+
+import pytest
+
+from simulator import catalog, load_scenario
+from simulator.errors import InputError, UnknownName
+
+MINIMAL = {
+    "model": "llama-3.1-8b", "gpu": "h100",
+    "traffic": {"kind": "poisson", "rate_per_s": 1, "requests": 10, "lengths": {"prompt": 8, "output": 8}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", catalog.names("scenario"))
+def test_every_bundled_scenario_loads_fits_and_names_itself(name):
+    scenario = load_scenario(name)
+    assert scenario.name == name
+    assert scenario.deployment().fit().kv_tokens > 0
+
+
+def test_traffic_by_name_takes_the_files_load_and_then_the_callers():
+    scenario = load_scenario("chat-70b-h200")
+    assert (scenario.traffic.rate_per_s, scenario.traffic.requests) == (4, 2000)
+    fewer = load_scenario("chat-70b-h200", load={"requests": 50})
+    assert (fewer.traffic.rate_per_s, fewer.traffic.requests) == (4, 50)
+
+
+def test_relative_paths_start_at_the_scenario_file(tmp_path):
+    (tmp_path / "rows.csv").write_text("arrival,prompt_tokens,output_tokens\n0,5,5\n")
+    (tmp_path / "s.yaml").write_text("model: llama-3.1-8b\ngpu: h100\ntraffic: {kind: trace, path: rows.csv}\n")
+    scenario = load_scenario(tmp_path / "s.yaml")
+    assert scenario.base == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"modle": "x"}, "modle must be a known field .* did you mean model"),
+        ({"traffic": "chatt"}, "did you mean chat"),
+        ({"traffic": {"kind": "poison"}}, "did you mean poisson"),
+        ({"load": {"users": 5}}, "users=5 must be left out for poisson traffic"),
+        ({"load": {"rate": 5}}, "rate must be a known field"),
+        ({"speculation": {"draft": "ngram", "gamma": 0}}, "gamma=0 must be between 1 and"),
+        ({"speculation": {"draft": "ngram", "acceptance": 1.5}}, "alpha=1.5 must be between 0 and 1"),
+        ({"slo": {"ttft_s": "2 parsecs"}}, "number with a unit"),
+        ({"slo": {"ttft_s": -1}}, "greater than 0"),
+        ({"replicas": 0}, "replicas=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"warmup": 1.0}, "warmup=1.0"),
+        ({"tp": "four"}, "tp='four'"),
+    ],
+)
+def test_what_is_refused_says_field_value_and_rule(changes, sentence):
+    with pytest.raises((InputError, UnknownName), match=sentence):
+        load_scenario({**MINIMAL, **changes})
+
+
+@pytest.mark.parametrize(
+    ("engine", "sentence"),
+    [
+        ({"name": "vlm"}, "did you mean vllm"),
+        ({"name": "vllm", "max_sequences": 0}, "max_sequences=0 must be between 1"),
+        ({"name": "vllm", "memory_utilization": 1.5}, "memory_utilization"),
+    ],
+)
+def test_engine_settings_are_checked_when_deployed(engine, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_scenario({**MINIMAL, "engine": engine}).deployment().fit()
