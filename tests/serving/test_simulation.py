@@ -61,12 +61,11 @@ def test_golden_speculative_round_by_hand():
 
 def test_every_row_is_finished_rejected_or_dropped(tmp_path):
     trace = tmp_path / "trace.csv"
-    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,0,5\n2,10,x\n3,200000,5\n4,130000,5\n5,10,5\n")
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,0,5\n2,10,x\n3,200000,5\n4,90000,5\n5,10,5\n")
     result = simulate(
         scenario(
             traffic={"kind": "trace", "path": str(trace)},
             gpu="l4",
-            quantization={"weights": "int4"},
             max_context_tokens=100_000,
         )
     )
