@@ -88,7 +88,9 @@ def deploy(
     decoder = load_decoder(model, base=base) if isinstance(model, str) else model
     device = load_gpu(gpu, base=base) if isinstance(gpu, str) else gpu
     if tp > device.gpus_per_node:
-        raise InputError("tp", tp, f"be at most the {device.gpus_per_node} GPUs that {device.node_link} joins in one node")
+        raise InputError(
+            "tp", tp, f"be at most the {device.gpus_per_node} GPUs that {device.node_link} joins in one node"
+        )
     wire = load_link(link, base=base) if isinstance(link, str) else link
     if isinstance(engine, str):
         engine = EngineChoice(name=engine)

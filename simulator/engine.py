@@ -94,7 +94,9 @@ def load_engine(name: str, *, base: Path | None = None) -> Engine:
         if key not in _FIGURES:
             raise UnknownName("figures", key, _FIGURES, where=where, kind="figure")
         if figure.source not in file.sources:
-            raise UnknownName(f"figures.{key}.source", figure.source, file.sources, where=where, kind="source of this file")
+            raise UnknownName(
+                f"figures.{key}.source", figure.source, file.sources, where=where, kind="source of this file"
+            )
         si[key] = units.parse(figure.value, _FIGURES[key], field=f"figures.{key}", where=where)
         if si[key] < 0:
             raise InputError(f"figures.{key}", figure.value, "be at least 0", where=where)

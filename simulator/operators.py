@@ -162,17 +162,19 @@ def _mla_shape(mla: Mla, heads: float, formats: Formats) -> AttentionShape:
 
 
 def layer_operators(decoder: Decoder, kind: LayerKind, formats: Formats, tp: int, tokens: FloatArray) -> list[Operator]:
-    """The operators of one layer of `kind` in order, attention itself left out (it stands after ``rope_and_cache``)."""
+    """The operators of one layer of `kind` in order, attention itself left out (it stands after ``rotary``)."""
     build = _Builder(decoder.hidden_size, formats, tokens)
     a, h = decoder.attention, decoder.hidden_size
     operators = [build.elementwise("input_norm", 4 * h)]
     if a.mla is not None:
         operators += _mla_projections(build, a.mla, a.heads // tp, h)
     else:
-        columns = (a.heads // tp + 2 * max(1, a.kv_heads // tp)) * a.head_dim
+        kv_columns = max(1, a.kv_heads // tp) * a.head_dim
+        columns = a.heads // tp * a.head_dim + 2 * kv_columns
         operators += [
             build.matmul("qkv_proj", h, columns, formats.attention_weight_bytes),
-            build.elementwise("rope_and_cache", 2 * columns),
+            # Queries and keys in and out; writing K and V to the cache is timed with the attention kernel.
+            build.elementwise("rotary", 2 * (columns - kv_columns)),
             build.matmul("o_proj", a.heads // tp * a.head_dim, h, formats.attention_weight_bytes),
         ]
     if tp > 1:
@@ -323,7 +325,7 @@ def _mla_projections(build: _Builder, mla: Mla, heads: int, h: int) -> list[Oper
         operators.append(build.matmul("q_proj", h, queries, b))
     return [
         *operators,
-        build.elementwise("rope_and_cache", 2 * (queries + mla.kv_lora_rank + rope)),
+        build.elementwise("rotary", 2 * (heads * rope + rope)),
         # W_UK and W_UV: the same weights and FLOP whether they are absorbed (decode) or expand K and V (prefill).
         build.matmul("k_up_proj", mla.kv_lora_rank, heads * nope, b),
         build.matmul("v_up_proj", mla.kv_lora_rank, heads * mla.v_head_dim, b),

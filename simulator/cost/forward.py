@@ -276,7 +276,7 @@ class ForwardCost:
         for kind, kernels in zip(self.decoder.layer_kinds, attention, strict=True):
             operators = layer_operators(self.decoder, kind, self.formats, self.tp, tokens)
             costs = [self._cost(o, kind.count) for o in operators]
-            at = 1 + next(i for i, o in enumerate(operators) if o.name == "rope_and_cache")
+            at = 1 + next(i for i, o in enumerate(operators) if o.name == "rotary")
             layers.append((kind.count, (*costs[:at], *kernels, *costs[at:])))
         edges = [self._cost(o, 1) for o in edge_operators(self.decoder, self.formats, tokens)]
         heads = [self._cost(o, 1) for o in head_operators(self.decoder, self.formats, self.tp, rows)]

@@ -81,7 +81,9 @@ def load_drafter(name: str, *, base: Path | None = None) -> Drafter:
     if (file.model is None) != (file.kind == "ngram"):
         raise InputError("model", file.model, "be given for every kind of drafter but ngram", where=str(path))
     decoder_ = load_decoder(file.model, base=path.parent) if file.model else None
-    return Drafter(file.name, file.title, file.kind, decoder_, file.tp, file.quantization, file.acceptance, file.targets)
+    return Drafter(
+        file.name, file.title, file.kind, decoder_, file.tp, file.quantization, file.acceptance, file.targets
+    )
 
 
 def check_pair(target: Decoder, drafter: Drafter) -> None:
@@ -98,7 +100,9 @@ def check_pair(target: Decoder, drafter: Drafter) -> None:
     if drafter.kind == "eagle":
         if draft.hidden_size != target.hidden_size:
             raise InputError(
-                "draft", drafter.name, f"have the hidden size {target.hidden_size} of {target.name}, not {draft.hidden_size}"
+                "draft",
+                drafter.name,
+                f"have the hidden size {target.hidden_size} of {target.name}, not {draft.hidden_size}",
             )
         if draft.vocab_size > target.vocab_size:
             raise InputError("draft", drafter.name, f"have at most the {target.vocab_size} tokens of {target.name}")
