@@ -25,7 +25,7 @@ def cause_figure(result: DecodeResult) -> go.Figure:
             x=[seconds * 1e3], y=["one step"], orientation="h", name=f"{CAUSES[cause]}, {_percent(share)}",
             marker={"color": style.CAUSE_COLOURS[cause], "line": {"width": 0}},
             text=_percent(share) if share >= 0.06 else "", textposition="inside", insidetextanchor="middle",
-            textangle=0, textfont={"color": "white"},
+            textangle=0,
             hovertemplate=f"{CAUSES[cause]}: {units.show(seconds, 's')} ({share:.1%})<extra></extra>",
         )  # fmt: skip
     largest = result.by_cause[result.binding] / result.step_s
@@ -69,12 +69,14 @@ def operator_figure(result: DecodeResult) -> go.Figure:
     figure.update_yaxes(autorange="reversed")
     first, first_s = operators[0]
     total_s = result.pass_cost.seconds
-    return style.finish(
+    style.finish(
         figure,
         finding=f"{first.name} is the longest operator: {first_s / total_s:.0%} of the {units.show(total_s, 's')} on the GPU",
         tag=style.tag_of(result.deployment),
         height=60 + 26 * len(names),
     )
+    # The longest bar's figure stands beyond the axis on a narrow screen.
+    return figure.update_layout(margin_r=48)
 
 
 def memory_figure(budget: MemoryBudget, tag: str) -> go.Figure:
@@ -94,7 +96,7 @@ def memory_figure(budget: MemoryBudget, tag: str) -> go.Figure:
     figure.update_yaxes(visible=False)
     style.finish(
         figure,
-        finding=f"{units.show(max(0.0, budget.kv_bytes), 'bytes')} are left for the KV cache: "
+        finding=f"{units.show(max(0.0, budget.kv_bytes), 'bytes')} left for the KV cache: "
         f"{budget.kv_tokens:,} tokens of context for all sequences together",
         tag=tag,
         height=260,

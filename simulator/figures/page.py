@@ -14,12 +14,21 @@ import plotly.graph_objects as go
 import yaml
 from plotly.offline import get_plotlyjs
 
+from simulator import units
 from simulator.decoding import DecodeResult, Timeline
 from simulator.deployment import Deployment
-from simulator.figures import breakdown, roofline, serving, speedup, style, timeline as timelines
+from simulator.figures import breakdown, roofline, serving, speedup, style
+from simulator.figures import timeline as timelines
 from simulator.output import rows
-from simulator.output.rows import Table
-from simulator.output.verdicts import simulation_verdict, speculate_verdict
+from simulator.output.report import (
+    Block,
+    decode_report,
+    simulation_sentence,
+    simulation_table,
+    speculate_report,
+    speculate_sentence,
+)
+from simulator.output.tables import Section
 from simulator.planning.crossover import SpeculateResult
 from simulator.scenario import Scenario
 from simulator.serving.simulation import SimulationResult
@@ -35,7 +44,7 @@ def decode_page(result: DecodeResult, timeline: Timeline | None = None) -> str:
         title=f"Why is decoding slow? {result.deployment.target.decoder.name} on {result.deployment.gpu.title}",
         verdict=result.verdict,
         conditions=rows.decode_conditions(result),
-        tables=[rows.decode_rows(result), rows.memory_rows(result.budget)],
+        tables=_sections(decode_report(result)),
         figures=[
             breakdown.cause_figure(result),
             timelines.pass_figure(schedule, tag),
@@ -52,9 +61,9 @@ def speculate_page(result: SpeculateResult) -> str:
     """Speed-up over batch and γ, as HTML."""
     return _page(
         title=f"What does speculation buy? {result.deployment.target.decoder.name} on {result.deployment.gpu.title}",
-        verdict=speculate_verdict(result),
+        verdict=speculate_sentence(result),
         conditions=rows.speculate_conditions(result),
-        tables=[rows.speculate_rows(result)],
+        tables=_sections(speculate_report(result)),
         figures=[speedup.speedup_figure(result), speedup.gamma_figure(result)],
         reproduce=speculate_call(result),
     )
@@ -70,12 +79,21 @@ def simulation_page(result: SimulationResult) -> str:
         figures.append(histogram)
     figures.append(breakdown.memory_figure(result.main.budget, style.tag_of(result.deployment)))
     return _page(
-        title=scenario.title or f"{scenario.name}: {scenario.model} on {result.deployment.gpu.title}",
-        verdict=simulation_verdict(result),
+        title=scenario.title or f"Many users: {scenario.model} on {result.deployment.gpu.title}",
+        verdict=simulation_sentence(result) if len(result.runs) > 1 else plain_sentence(result),
         conditions=rows.simulation_conditions(result),
-        tables=[rows.simulation_rows(result)],
+        tables=[Section("", simulation_table(result))],
         figures=figures,
         reproduce=scenario_yaml(scenario),
+    )
+
+
+def plain_sentence(result: SimulationResult) -> str:
+    """What users see where nothing speculates."""
+    found = result.main.summary
+    return (
+        f"{found.measured:,} requests: half of them wait at most {units.show(found.ttft_s.p50, 's')} for the first token and "
+        f"{units.show(found.tpot_s.p50, 's')} for each token after it; {found.output_tokens_per_s:,.0f} output tokens/s in all."
     )
 
 
@@ -125,7 +143,7 @@ def _page(
     title: str,
     verdict: str,
     conditions: Sequence[tuple[str, str]],
-    tables: Sequence[Table],
+    tables: Sequence[Section],
     figures: Sequence[go.Figure],
     reproduce: str,
 ) -> str:
@@ -138,7 +156,7 @@ def _page(
         *(f"<div><dt>{_escape(k)}</dt><dd>{_escape(v)}</dd></div>" for k, v in conditions),
         "</dl></section>",
         '<section aria-label="Results"><h2>Results</h2><div class="tables">',
-        *(_table(table) for table in tables),
+        *(_section(section) for section in tables),
         "</div></section>",
         '<section aria-label="Figures"><h2>Figures</h2>',
         *(_figure(figure, index) for index, figure in enumerate(figures)),
@@ -187,13 +205,24 @@ def _figure(figure: go.Figure, index: int) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _sections(report: Sequence[Block]) -> list[Section]:
+    """The tables of what the command line prints; a page has its own sentences."""
+    return [block for block in report if isinstance(block, Section)]
+
+
+def _section(section: Section) -> str:
+    table = section.table
+    title = f"<h3>{_escape(section.title)}</h3>" if section.title else ""
+    note = f'<p class="note">{_escape(section.note)}</p>' if section.note else ""
+    # Figures in columns must not break; two columns of words may.
+    many = len(table.headers) > 2
     head = "".join(f'<th scope="col">{_escape(h)}</th>' for h in table.headers)
     lines = "".join(
         f'<tr><th scope="row">{_escape(row[0])}</th>' + "".join(f"<td>{_escape(c)}</td>" for c in row[1:]) + "</tr>"
         for row in table.rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    inner = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    return f'<div class="{"wide" if many else "narrow"}">{title}<div class="scroll{" grid" if many else ""}">{inner}</div>{note}</div>'
 
 
 def _escape(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
@@ -10,7 +11,7 @@ from simulator import units
 from simulator.decoding import DecodeResult
 from simulator.figures import style
 
-LARGEST_MARKER_PX = 34.0
+LARGEST_MARKER_PX = 40.0
 SMALLEST_MARKER_PX = 7.0
 
 
@@ -36,9 +37,10 @@ def roofline_figure(result: DecodeResult) -> go.Figure:
             name=f"{style.text(o.name)}, {seconds / result.step_s:.0%} of the step",
             marker={
                 "color": style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)],
-                "symbol": style.SERIES_SYMBOLS[index % len(style.SERIES_SYMBOLS)],
+                # Hollow, largest first: many operators do the same FLOP per byte and stand on one spot.
+                "symbol": f"{style.SERIES_SYMBOLS[index % len(style.SERIES_SYMBOLS)]}-open",
                 "size": max(SMALLEST_MARKER_PX, LARGEST_MARKER_PX * math.sqrt(seconds / longest)),
-                "opacity": 0.8, "line": {"width": 1, "color": "white"},
+                "line": {"width": 2.5},
             },
             hovertemplate=f"{style.text(o.name)} × {o.repeat}<br>{o.flop / o.bytes_:.3g} FLOP per byte<br>"
             f"{units.show(o.flop / o.total_s, 'flop_per_s')}<br>{units.show(seconds, 's')} of the step<extra></extra>",
@@ -48,10 +50,10 @@ def roofline_figure(result: DecodeResult) -> go.Figure:
         x=math.log10(high), y=math.log10(peak / 1e12), xanchor="right", yanchor="bottom", showarrow=False,
         text=f"dense peak {units.show(peak, 'flop_per_s')}",
     )  # fmt: skip
-    middle = math.sqrt(low * ridge)
+    named = low * (ridge / low) ** 0.06  # left of every operator, as `low` is a quarter of the lowest
     figure.add_annotation(
-        x=math.log10(middle), y=math.log10(middle * bandwidth / 1e12), xanchor="right", yanchor="bottom", showarrow=False,
-        text=f"HBM {units.show(bandwidth, 'bytes_per_s')} ", xshift=-4, yshift=4,
+        x=math.log10(named), y=math.log10(named * bandwidth / 1e12), xanchor="left", yanchor="top", showarrow=False,
+        text=f"HBM {units.show(bandwidth, 'bytes_per_s')}", xshift=8, yshift=2,
     )  # fmt: skip
     figure.update_xaxes(type="log", title="FLOP per byte moved", range=[math.log10(low), math.log10(high)], dtick=1)
     lowest = min([o.flop / o.total_s for o, _ in points] + [low * bandwidth]) / 1e12
@@ -65,7 +67,7 @@ def roofline_figure(result: DecodeResult) -> go.Figure:
     return style.legend_below(figure)
 
 
-def _finding(result: DecodeResult, points: list[tuple[object, float]], ridge: float) -> str:
+def _finding(result: DecodeResult, points: Sequence[object], ridge: float) -> str:
     flop, moved = result.pass_cost.total("flop"), result.pass_cost.total("bytes_")
     if not points or moved <= 0:
         return "No operator of this step multiplies"

@@ -117,7 +117,7 @@ def load_figure(result: SimulationResult) -> go.Figure:
         )
         for row, y in enumerate(lines, start=1):
             look = _look(run)
-            look["line"] = {**look["line"], "width": 1.6}
+            look["line"] = {**look["line"], "width": 1.6, "dash": "solid"}
             figure.add_scatter(
                 x=time_s, y=y, mode="lines", **look, legendgroup=run.variant, showlegend=row == 1,
                 hovertemplate="%{y:.4g} at %{x:.0f} s<extra></extra>", row=row, col=1,
@@ -168,7 +168,7 @@ def tokens_per_round_figure(result: SimulationResult) -> go.Figure | None:
     figure.add_annotation(
         x=mean, y=1, yref="paper", yanchor="bottom", showarrow=False, text=f"all rounds: {mean:.2f}", font={"size": 12}
     )
-    figure.update_xaxes(title=f"tokens per round of a request (1 to γ + 1 = {run.gamma + 1})", range=[0.9, run.gamma + 1.15])
+    figure.update_xaxes(title=f"tokens per round (at most γ + 1 = {run.gamma + 1})", range=[0.9, run.gamma + 1.15])
     figure.update_yaxes(title="requests")
     p5, p95 = np.percentile(per_round, (5, 95))
     return style.finish(

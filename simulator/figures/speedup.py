@@ -7,12 +7,12 @@ import math
 import plotly.graph_objects as go
 
 from simulator.figures import style
-from simulator.output.verdicts import speculate_verdict
-from simulator.planning.crossover import SpeculateResult
+from simulator.planning.crossover import LARGEST_BATCH, SpeculateResult
 
 _CELL_PX = 44
-_COLOURS = [[0.0, "#B2182B"], [0.25, "#F4A582"], [0.5, "#F7F7F7"], [0.75, "#92C5DE"], [1.0, "#2166AC"]]
-"""Red below break-even, blue above, white at it; safe for colour-blind readers (ColorBrewer RdBu)."""
+_COLOURS = [[0.0, "#D6604D"], [0.25, "#F4A582"], [0.5, "#F7F7F7"], [0.75, "#92C5DE"], [1.0, "#4393C3"]]
+"""Red below break-even, blue above, white at it; safe for colour-blind readers (ColorBrewer RdBu without its darkest
+ends, so that dark figures can be read in every cell)."""
 
 
 def speedup_figure(result: SpeculateResult) -> go.Figure:
@@ -35,13 +35,14 @@ def speedup_figure(result: SpeculateResult) -> go.Figure:
         if end:
             crossings.append((gamma, end, style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)]))
     shown = [c for c in crossings if c[1] <= 4 * batches[-1]]
-    for gamma, end, colour in shown:
+    for index, (gamma, end, colour) in enumerate(shown):
         figure.add_scatter(
-            x=[end], y=[1.0], mode="markers", showlegend=False,
+            x=[end], y=[1.0], mode="markers", name="last batch that pays", showlegend=index == 0,
             marker={"color": colour, "size": 15, "symbol": "circle-open", "line": {"width": 2.5}},
             hovertemplate=f"γ = {gamma} pays up to batch {end}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
+    _shade_where_nothing_fits(figure, result)
     low, high = batches[0], max([batches[-1], *(end for _, end, _ in shown)])
     figure.add_annotation(
         x=math.log10(low), y=1.0, xanchor="left", yanchor="top", showarrow=False, text="1.0 = as fast as plain decoding",
@@ -49,11 +50,11 @@ def speedup_figure(result: SpeculateResult) -> go.Figure:
     )  # fmt: skip
     ticks = [2**i for i in range(int(math.log2(low)), math.ceil(math.log2(high)) + 1)]
     figure.update_xaxes(
-        type="log", title="batch, sequences decoded together (log₂)", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks],
+        type="log", title="sequences in a batch (log₂)", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], tickangle=0,
         range=[math.log10(low) - 0.05, math.log10(max(high, 2 * low)) + 0.08],
     )  # fmt: skip
-    figure.update_yaxes(title="speed-up over plain decoding, ×", range=[0, highest * 1.1])
-    style.finish(figure, finding=speculate_verdict(result).rstrip("."), tag=_tag(result), height=480)
+    figure.update_yaxes(title="speed-up, ×", range=[0, highest * 1.1])
+    style.finish(figure, finding=_crossover_finding(result), tag=_tag(result), height=480)
     return style.legend_below(figure, offset=-0.18)
 
 
@@ -62,17 +63,17 @@ def gamma_figure(result: SpeculateResult) -> go.Figure:
     columns, rows = [f"{b:,}" for b in result.batches], [str(g) for g in result.gammas]
     grid = [[result.cells[g, b] for b in result.batches] for g in result.gammas]
     span = max(abs(math.log2(c.speedup)) for line in grid for c in line if c.speedup > 0) or 1.0
-    ticks = [t for t in (0.125, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0) if abs(math.log2(t)) <= span]
+    ticks = [span * i / 2 for i in range(-2, 3)]
     figure = go.Figure(
         go.Heatmap(
             x=columns, y=rows,
             z=[[math.log2(c.speedup) if c.fits and c.speedup > 0 else None for c in line] for line in grid],
             text=[[f"{c.speedup:.2f}" if c.fits else "" for c in line] for line in grid],
-            texttemplate="%{text}", zmin=-span, zmax=span, colorscale=_COLOURS, xgap=2, ygap=2, hoverongaps=False,
+            texttemplate="%{text}", textfont={"color": style.INK}, zmin=-span, zmax=span, colorscale=_COLOURS, xgap=2, ygap=2, hoverongaps=False,
             customdata=[[c.speedup for c in line] for line in grid],
             hovertemplate="batch %{x}, γ = %{y}: %{customdata:.2f} × plain decoding<extra></extra>",
-            colorbar={"title": {"text": "speed-up"}, "tickvals": [math.log2(t) for t in ticks],
-                      "ticktext": [f"{t:g} ×" for t in ticks], "thickness": 14, "outlinewidth": 0},
+            colorbar={"title": {"text": "speed-up"}, "tickvals": ticks,
+                      "ticktext": [f"{2**t:.2f} ×" for t in ticks], "thickness": 14, "outlinewidth": 0},
         )
     )  # fmt: skip
     for i, line in enumerate(grid):
@@ -84,19 +85,34 @@ def gamma_figure(result: SpeculateResult) -> go.Figure:
         if best and result.cells[best, batch].fits:
             i = result.gammas.index(best)
             figure.add_shape(
-                type="rect", x0=j - 0.48, x1=j + 0.48, y0=i - 0.46, y1=i + 0.46, line={"color": style.ORANGE, "width": 4}
+                type="rect",
+                x0=j - 0.48,
+                x1=j + 0.48,
+                y0=i - 0.46,
+                y1=i + 0.46,
+                line={"color": style.ORANGE, "width": 4},
             )
+    signs = "; outlined: best γ of its batch"
     if not all(c.fits for line in grid for c in line):
-        figure.add_annotation(
-            x=1, y=1, xref="paper", yref="paper", xanchor="right", yanchor="bottom", showarrow=False,
-            text="hatched: the KV cache does not fit",
-        )  # fmt: skip
-    figure.update_xaxes(title="batch, sequences decoded together", type="category", showgrid=False)
-    figure.update_yaxes(title="γ, tokens drafted per round", type="category", showgrid=False)
+        signs += "; hatched: the KV cache does not fit"
+    figure.update_xaxes(title="sequences in a batch", type="category", showgrid=False)
+    figure.update_yaxes(title="γ, drafted per round", type="category", showgrid=False)
     return style.finish(
-        figure, finding=_gamma_finding(result), tag=_tag(result), height=130 + 38 * len(rows),
+        figure, finding=_gamma_finding(result), tag=_tag(result) + signs, height=max(300, 130 + 38 * len(rows)),
         least_width=140 + _CELL_PX * len(columns),
     )  # fmt: skip
+
+
+def _crossover_finding(result: SpeculateResult) -> str:
+    """Until which batch the shortest and the longest draft pay."""
+    chosen = list(dict.fromkeys((result.gammas[-1], result.gammas[0])))
+    ends = {gamma: result.crossover(gamma) for gamma in chosen}
+    words = {
+        g: "at every batch" if e is None else "at no batch" if e == 0 else f"up to batch {e:,}" for g, e in ends.items()
+    }
+    if len(set(words.values())) == 1 and len(chosen) > 1:
+        return f"γ = {result.gammas[0]} and γ = {result.gammas[-1]} pay {words[chosen[0]]}"
+    return ", ".join(f"γ = {g} pays {w}" for g, w in words.items())
 
 
 def _gamma_finding(result: SpeculateResult) -> str:
@@ -105,9 +121,30 @@ def _gamma_finding(result: SpeculateResult) -> str:
         return "The KV cache of no batch fits"
     first, last = fitting[0], fitting[-1]
     names = [f"γ = {g}" if (g := result.best_gamma(b)) else "plain decoding" for b in (first, last)]
+    gammas = [result.best_gamma(b) for b in (first, last)]
+    if gammas[0] < gammas[1]:
+        return f"Best is {names[0]} at batch {first}, {names[1]} at {last}"
     if first == last or names[0] == names[1]:
-        return f"{names[0]} is best from batch {first} to {last}" if first != last else f"{names[0]} is best at batch {first}"
+        return (
+            f"{names[0]} is best from batch {first} to {last}"
+            if first != last
+            else f"{names[0]} is best at batch {first}"
+        )
     return f"The larger the batch, the shorter the best draft: {names[0]} at batch {first}, {names[1]} at {last}"
+
+
+def _shade_where_nothing_fits(figure: go.Figure, result: SpeculateResult) -> None:
+    full = [b for b in result.batches if not any(result.cells[g, b].fits for g in result.gammas)]
+    if not full:
+        return
+    # A little to the left of the first batch that does not fit, and beyond the right end of the axis.
+    figure.add_vrect(
+        full[0] / 1.15, 2.0 * LARGEST_BATCH, fillcolor="rgba(128,128,128,0.18)", line_width=0, layer="below"
+    )
+    figure.add_annotation(
+        x=math.log10(full[0] / 1.1), y=0, xanchor="left", yanchor="bottom", showarrow=False, text="the KV cache does not fit",
+        font={"size": 12}, textangle=-90,
+    )  # fmt: skip
 
 
 def _hatch(figure: go.Figure, i: int, j: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
@@ -29,7 +28,7 @@ CAUSE_COLOURS = {
 }
 VARIANT_COLOURS = {"speculation": BLUE, "plain": ORANGE}
 VARIANT_DASH = {"speculation": "solid", "plain": "dash"}
-VARIANT_NAMES = {"speculation": "with speculation", "plain": "without"}
+VARIANT_NAMES = {"speculation": "with speculation", "plain": "plain decoding"}
 TRACK_COLOURS = {"HBM load": BLUE, "SM compute": VERMILLION}
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PINK, GREY)
 SERIES_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "hourglass")
@@ -51,7 +50,7 @@ def operator_colour(name: str) -> str:
         (("all_reduce",), PINK),
         (("attention",), SKY),
         (("lm_head", "embedding", "sampler", "input_fc"), GREEN),
-        (("norm", "rope", "activation", "router"), GREY),
+        (("norm", "rotary", "activation", "router"), GREY),
         (("qkv", "o_proj", "q_", "kv_", "k_proj", "v_proj"), ORANGE),
     )
     for parts, colour in families:
@@ -64,7 +63,11 @@ def series_style(index: int) -> dict[str, object]:
     """Colour, marker and dash of the `index`-th of several lines; no two of the first twenty-one are alike."""
     colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
     return {
-        "line": {"color": colour, "width": 2.5, "dash": SERIES_DASHES[index // len(SERIES_COLOURS) % len(SERIES_DASHES)]},
+        "line": {
+            "color": colour,
+            "width": 2.5,
+            "dash": SERIES_DASHES[index // len(SERIES_COLOURS) % len(SERIES_DASHES)],
+        },
         "marker": {"color": colour, "size": 8, "symbol": SERIES_SYMBOLS[index % len(SERIES_SYMBOLS)]},
     }
 
@@ -120,5 +123,3 @@ def without_title(figure: go.Figure) -> go.Figure:
 def dark(figure: go.Figure) -> go.Figure:
     """A copy for a dark page."""
     return go.Figure(figure).update_layout(font_color=DARK_INK, paper_bgcolor=DARK_PAPER)
-
-

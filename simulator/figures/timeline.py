@@ -21,6 +21,11 @@ SHOWN_LAYERS = 2
 MOST_TILES = 3000
 """Above this many tiles in the first layers, operators are drawn instead."""
 
+_MULTIPLIED = {
+    "stream": "each is multiplied while it arrives",
+    "wipe": "each is multiplied once it has arrived, and the desk is wiped",
+    "prefetch": "the next are on their way while one is multiplied",
+}
 _THINNEST_PX = 1.2
 """Stroke around each bar: a multiplication of a fraction of a microsecond stays visible."""
 
@@ -30,7 +35,9 @@ def pass_figure(timeline: Timeline, tag: str) -> go.Figure:
     spans = timeline.spans("layer")
     ms = timeline.seconds > 2e-3
     scale, unit = (1e3, "ms") if ms else (1e6, "µs")
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=list(TRACK_NAMES.values()))
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12, subplot_titles=list(TRACK_NAMES.values())
+    )
     for row, track in enumerate(TRACKS, start=1):
         mine = [span for span in spans if span.track == track]
         figure.add_bar(
@@ -74,30 +81,35 @@ def layers_figure(timeline: Timeline, tag: str, layers: int = SHOWN_LAYERS) -> g
         figure.add_bar(
             base=[(s.start_s - start_s) * 1e6 for s in mine],
             x=[(s.end_s - s.start_s) * 1e6 for s in mine],
-            y=[TRACK_NAMES[s.track] for s in mine],
-            orientation="h", width=0.62, name=style.text(_family(name)), legendgroup=colour, showlegend=colour not in legend,
+            y=[-TRACKS.index(s.track) for s in mine],
+            orientation="h", width=0.6, name=style.text(_family(name)), legendgroup=colour, showlegend=colour not in legend,
             marker={"color": colour, "line": {"width": _THINNEST_PX, "color": colour}},
             hovertext=[_hover(s) for s in mine], hoverinfo="text",
         )  # fmt: skip
         legend.add(colour)
     figure.update_layout(barmode="overlay")
-    figure.update_yaxes(categoryorder="array", categoryarray=list(reversed(TRACK_NAMES.values())), tickangle=-90)
+    figure.update_yaxes(visible=False, range=[-1.35, 0.65])
+    for row, track in enumerate(TRACKS):
+        figure.add_annotation(
+            x=0, xref="paper", y=-row + 0.32, xanchor="left", yanchor="bottom", showarrow=False, text=TRACK_NAMES[track],
+            font={"size": 14},
+        )  # fmt: skip
     figure.update_xaxes(title="time from the start of layer 1, µs", range=[0, (end_s - start_s) * 1e6])
     for layer in range(1, layers):
         boundary = min((s.start_s for s in spans if s.name.startswith(f"layer {layer + 1} ")), default=start_s)
         if boundary > start_s:
             figure.add_vline((boundary - start_s) * 1e6, line={"color": style.REFERENCE, "dash": "dot", "width": 1.5})
             figure.add_annotation(
-                x=(boundary - start_s) * 1e6, y=1.0, yref="paper", yanchor="bottom", xanchor="left", showarrow=False,
-                text=f"layer {layer + 1}",
+                x=(boundary - start_s) * 1e6, y=0.32, yanchor="bottom", xanchor="left", showarrow=False, xshift=4,
+                text=f"layer {layer + 1} begins", font={"size": 12},
             )  # fmt: skip
-    what = {"tile": "desk-fulls", "operator": "operators"}[detail]
+    what = {"tile": "loads", "operator": "operators"}[detail]
     loads = sum(s.track == "HBM load" for s in spans)
     moved = sum(s.bytes_ for s in spans)
     style.finish(
         figure,
         finding=f"The first {layers} layers: {loads} {what}, {units.show(moved, 'bytes')} in all, hauled one after the "
-        f"other; each is multiplied while the last of it arrives",
+        f"other; {_MULTIPLIED[timeline.overlap]}",
         tag=tag,
         height=330,
     )
@@ -130,7 +142,9 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _hover(span: Span) -> str:
     lasts = units.show(span.end_s - span.start_s, "s")
-    busy = "" if span.busy_s >= (span.end_s - span.start_s) * 0.999 else f", busy {units.show(span.busy_s, 's')} of them"
+    busy = (
+        "" if span.busy_s >= (span.end_s - span.start_s) * 0.999 else f", busy {units.show(span.busy_s, 's')} of them"
+    )
     moved = f"<br>{units.show(span.bytes_, 'bytes')}" if span.bytes_ else ""
     return f"{style.text(span.name)}, {span.track}<br>{lasts} from {units.show(span.start_s, 's')}{busy}{moved}"
 

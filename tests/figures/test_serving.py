@@ -1,0 +1,77 @@
+"""Curves and timelines carry the records: medians, sums over buckets, counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from simulator.figures import serving
+from simulator.figures.serving import LATENCIES
+
+
+@pytest.mark.parametrize("latency", LATENCIES, ids=lambda latency: latency.field)
+def test_curves_pass_through_the_percentiles_of_the_summary(service, latency):
+    figure = serving.latency_figure(service, latency)
+    scale = 1e3 if latency.field == "tpot_s" else 1.0
+    assert len(figure.data) == len(service.runs) == 2
+    for run, curve in zip(service.runs, figure.data, strict=True):
+        found = getattr(run.summary, latency.field)
+        assert len(serving.measured(run, latency.field)) == found.n
+        # At most 400 of n points are drawn: here all, and then the curve holds the largest and the median.
+        assert curve.x[-1] == pytest.approx(found.largest * scale)
+        assert np.interp(50, curve.y, curve.x) == pytest.approx(found.p50 * scale, rel=0.05)
+        assert curve.y[-1] == 100.0
+        assert np.all(np.diff(curve.x) >= 0)
+
+
+def test_objectives_are_drawn_where_given(service):
+    lines = {latency.field: serving.latency_figure(service, latency).layout.shapes for latency in LATENCIES}
+    assert lines["ttft_s"][0].x0 == 0.5
+    assert lines["tpot_s"][0].x0 == pytest.approx(30)
+    assert not lines["e2e_s"]
+
+
+def test_timelines_integrate_to_the_records(service):
+    figure = serving.load_figure(service)
+    panels = len(figure.data) // len(service.runs)
+    assert panels == 4
+    for index, run in enumerate(service.runs):
+        running, waiting, occupancy, output = figure.data[index * panels : (index + 1) * panels]
+        width_s = output.x[1] - output.x[0] if len(output.x) > 1 else run.bucket_s
+        finished = run.requests["generated_tokens"].sum()
+        assert sum(output.y) * width_s == pytest.approx(finished, rel=1e-9)
+        busy_running = run.series[1].sum()
+        assert sum(running.y) * width_s == pytest.approx(busy_running, rel=1e-9)
+        assert sum(waiting.y) * width_s == pytest.approx(run.series[2].sum(), rel=1e-9, abs=1e-9)
+        blocks = run.total_blocks * service.scenario.replicas
+        assert sum(occupancy.y) / 100 * width_s * blocks == pytest.approx(run.series[3].sum(), rel=1e-9)
+
+
+def test_folding_keeps_sums(service):
+    run = service.main
+    series, width_s = serving.folded(run)
+    assert len(series["steps"]) <= serving.MOST_TIMELINE_POINTS
+    assert [s.sum() for s in series.values()] == pytest.approx(list(run.series.sum(axis=1)))
+    assert width_s >= run.bucket_s
+
+
+def test_scatter_is_thinned_evenly_and_says_so(service, monkeypatch):
+    whole = serving.arrivals_figure(service)
+    assert sum(len(t.x) for t in whole.data) == 400
+    assert "drawn" not in whole.layout.meta["tag"]
+    monkeypatch.setattr(serving, "MOST_SCATTER_POINTS", 50)
+    thinned = serving.arrivals_figure(service)
+    assert sum(len(t.x) for t in thinned.data) == 100
+    assert "100 of 400 requests drawn" in thinned.layout.meta["tag"]
+
+
+def test_histogram_counts_every_request_with_a_round(service, plain_service):
+    (bars,) = serving.tokens_per_round_figure(service).data
+    requests = service.main.requests
+    assert sum(bars.y) == ((requests["rounds"] > 0) & (requests["measured"] == 1)).sum()
+    assert serving.tokens_per_round_figure(plain_service) is None
+
+
+def test_plain_scenario_has_one_curve(plain_service):
+    assert len(serving.latency_figure(plain_service, LATENCIES[0]).data) == 1
+    assert "without" not in serving.latency_figure(plain_service, LATENCIES[0]).layout.meta["finding"]
