@@ -7,7 +7,8 @@ Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 inte
 
 from __future__ import annotations
 
-import os
+import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from simulator import __version__
 from simulator.commands import catalog, decode, simulate, speculate
 from simulator.commands.arguments import Parser
 from simulator.errors import EXIT_CODE, MemwallError
+from simulator.output.files import discard_output
 
 COMMANDS: tuple[Callable[[Any], None], ...] = (
     decode.add,
@@ -32,6 +34,8 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without γ gets a question mark, not a traceback
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes stdout once more on exit; let it go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return PIPE_CLOSED
     except SystemExit as done:  # --help and --version
         return done.code if isinstance(done.code, int) else 0
@@ -67,7 +71,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
 
 def _run(argv: Sequence[str]) -> None:
     top, commands = parser()
-    args, unknown = top.parse_known_args(list(argv))
+    args, unknown = top.parse_known_args(_joined(argv))
     command = commands.get(args.command) if args.command else None
     if unknown:
         raise (command or top).unknown(unknown)
@@ -78,6 +82,17 @@ def _run(argv: Sequence[str]) -> None:
     if missing:
         raise MemwallError(f"{args.command} needs {' and '.join(missing)} (see {command.prog} --help)")
     args.run(args)
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`argv` with negative values tied to their option: argparse would take -1GB and -inf for options of their own."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and re.fullmatch(r"--[a-z-]+", joined[-1]) and re.match(r"-(\.?\d|inf|nan)", word, re.IGNORECASE):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 if __name__ == "__main__":

@@ -38,9 +38,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse would list all choices but never name the nearest.
         if action.choices is not None and value not in action.choices:
-            name = (
-                action.option_strings[-1].lstrip("-") if action.option_strings else str(action.metavar or action.dest)
-            )
+            name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
             raise UnknownName(name, str(value), [str(c) for c in action.choices], kind=name)
 
     def unknown(self, arguments: list[str]) -> MemwallError:
@@ -173,6 +171,12 @@ def acceptance(text: str) -> dict[str, Any]:
     if colon or len(rates) > 1:
         return {kind or "conditional": tuple(rates)}
     return {"alpha": rates[0]}
+
+
+def written(*files: str | None) -> list[str]:
+    """The last line of a command's output: the files it wrote, if any."""
+    named = [file for file in files if file is not None]
+    return [f"Wrote {', '.join(named)}."] if named else []
 
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:

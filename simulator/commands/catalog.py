@@ -47,9 +47,7 @@ def run_list(args: argparse.Namespace) -> None:
 
     headers, row = _LISTS[args.kind]
     body = [row(name) for name in catalog.names(args.kind)]
-    print_blocks(
-        [Section("", Table(headers, body), numeric=False)] if body else [f"No {_PLURAL[args.kind]} are bundled."]
-    )
+    print_blocks([Section("", Table(headers, body))] if body else [f"No {_PLURAL[args.kind]} are bundled."])
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -108,17 +106,13 @@ def _model_row(name: str) -> tuple[str, ...]:
 
 
 def _drafter_row(name: str) -> tuple[str, ...]:
-    from simulator.output.rows import acceptance_text
     from simulator.speculation.drafters import load_drafter
 
-    drafter = load_drafter(name)
-    model = drafter.decoder.name if drafter.decoder else NONE
-    rates = (
-        acceptance_text(drafter.acceptance.law()).removeprefix("conditional acceptance ")
-        if drafter.acceptance
-        else NONE
-    )
-    return drafter.name, drafter.kind, model, ", ".join(drafter.targets) or NONE, rates
+    drafter, rates = load_drafter(name), NONE
+    if drafter.acceptance:
+        law = drafter.acceptance.law()
+        rates = ", ".join(f"{rate:.2f}" for rate in law.rates[:5]) + (", …" if len(law.rates) > 5 else "")
+    return drafter.name, drafter.kind, ", ".join(drafter.targets) or NONE, rates
 
 
 def _traffic_row(name: str) -> tuple[str, ...]:
@@ -146,26 +140,19 @@ def _scenario_row(name: str) -> tuple[str, ...]:
 
 
 _LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[str], tuple[str, ...]]]] = {
-    "gpu": (("name", "title", "bandwidth", "HBM", "SRAM", "dense bf16", "USD/h", "times"), _gpu_row),
+    "gpu": (("name", "title", "bandwidth", "HBM", "SRAM", "dense bf16", "USD/h", "times are"), _gpu_row),
     "link": (("name", "title", "per GPU and direction", "latency"), _link_row),
     "engine": (("name", "title", "host per step", "per draft pass", "sequences", "tokens per step"), _engine_row),
     "model": (
         ("name", "parameters, 10⁹", "active", "layers", "hidden", "KV per token", "vocabulary", "context", "weights"), _model_row,
     ),
-    "drafter": (("name", "kind", "model", "measured with", "conditional acceptance"), _drafter_row),
+    "drafter": (("name", "kind", "measured with", "conditional acceptance by depth"), _drafter_row),
     "traffic": (("name", "kind", "load", "requests", "lengths"), _traffic_row),
     "scenario": (("name", "model", "GPUs", "speculation", "title"), _scenario_row),
 }  # fmt: skip
 
 
 # --- blocks of `show` ---------------------------------------------------------------------------------------------------
-def _figures(title: str, rows: list[tuple[str, str]]) -> Block:
-    from simulator.output.rows import Table
-    from simulator.output.tables import Section
-
-    return Section("", Table((title, ""), [*rows]), numeric=False)
-
-
 def _provenance(provenance: Mapping[str, Provenance]) -> list[Block]:
     """Every figure with what it rests on, then the sources in full."""
     from simulator.output.rows import Table
@@ -173,7 +160,14 @@ def _provenance(provenance: Mapping[str, Provenance]) -> list[Block]:
 
     sources = list(dict.fromkeys(p.source for p in provenance.values()))
     body = [
-        (name.replace("_", " "), p.text, p.source.kind, p.source.date, f"[{sources.index(p.source) + 1}]", p.note)
+        (
+            name.replace("_", " "),
+            p.text.removesuffix(".0"),
+            p.source.kind,
+            p.source.date,
+            f"[{sources.index(p.source) + 1}]",
+            p.note,
+        )
         for name, p in provenance.items()
     ]
     blocks: list[Block] = [
@@ -189,6 +183,7 @@ def _show_gpu(name: str) -> list[Block]:
     from simulator.cost.efficiency import load_efficiency
     from simulator.hardware import load_gpu
     from simulator.output.report import calibration_line
+    from simulator.output.tables import properties
     from simulator.units import show
 
     gpu = load_gpu(name)
@@ -200,33 +195,36 @@ def _show_gpu(name: str) -> list[Block]:
         ("desk (shared memory of all SMs)", f"{show(gpu.desk_bytes, 'bytes')} on {gpu.sm_count} SMs"),
         ("dense bf16 FLOP per HBM byte", f"{balance:.0f}"),
     ]
-    return [_figures(gpu.title, rows), *_provenance(gpu.provenance), calibration_line(load_efficiency(gpu))]
+    return [properties(gpu.title, rows), *_provenance(gpu.provenance), calibration_line(load_efficiency(gpu))]
 
 
 def _show_link(name: str) -> list[Block]:
     from simulator.hardware import load_link
+    from simulator.output.tables import properties
     from simulator.units import show
 
     link = load_link(name)
     rows = [("name", link.name), ("per GPU and direction", show(link.bytes_per_s, "bytes_per_s"))]
     return [
-        _figures(link.title, [*rows, ("latency of one message", show(link.latency_s, "s"))]),
+        properties(link.title, [*rows, ("latency of one message", show(link.latency_s, "s"))]),
         *_provenance(link.provenance),
     ]
 
 
 def _show_engine(name: str) -> list[Block]:
     from simulator.engine import load_engine
+    from simulator.output.tables import properties
 
     engine = load_engine(name)
     settings = [(key.replace("_", " "), f"{value:,}") for key, value in engine.settings.model_dump().items()]
-    return [_figures(engine.title, [("name", engine.name), *settings]), *_provenance(engine.provenance)]
+    return [properties(engine.title, [("name", engine.name), *settings]), *_provenance(engine.provenance)]
 
 
 def _show_model(name: str) -> list[Block]:
     from simulator.architecture import Moe, load_decoder
     from simulator.hardware import BYTES_PER_VALUE
     from simulator.operators import stored_weight_bytes
+    from simulator.output.tables import properties
     from simulator.quantization import Quantization, resolve
     from simulator.units import show
 
@@ -255,12 +253,13 @@ def _show_model(name: str) -> list[Block]:
     for dtype in dict.fromkeys((decoder.dtype, "fp8")):
         per_token = decoder.kv_values_per_token * BYTES_PER_VALUE[dtype]
         rows.append((f"KV cache per token, {dtype}", f"{show(per_token, 'bytes')} ({per_token:,.0f} bytes)"))
-    return [_figures(decoder.name, rows)]
+    return [properties(decoder.name, rows)]
 
 
 def _show_drafter(name: str) -> list[Block]:
     from simulator import catalog
     from simulator.output.rows import acceptance_text
+    from simulator.output.tables import properties
     from simulator.records import read_record
     from simulator.speculation.drafters import DrafterFile, load_drafter
 
@@ -286,13 +285,13 @@ def _show_drafter(name: str) -> list[Block]:
                 for k, s in file.sources.items()
             )
         ]
-    return [_figures(drafter.title, rows), *[b for b in blocks if b]]
+    return [properties(drafter.title, rows), *[b for b in blocks if b]]
 
 
 def _show_traffic(name: str) -> list[Block]:
     from simulator import catalog
     from simulator.output.rows import Table
-    from simulator.output.tables import Section
+    from simulator.output.tables import Section, properties
     from simulator.serving.metrics import Distribution
     from simulator.serving.traffic import generate, load_traffic
 
@@ -305,7 +304,7 @@ def _show_traffic(name: str) -> list[Block]:
         body.append((what, f"{d.n:,}", *(f"{figure:,.0f}" for figure in figures)))
     rows = [(key, str(value)) for key, value in traffic.model_dump(exclude={"lengths"}, exclude_none=True).items()]
     return [
-        _figures(name, rows),
+        properties(name, rows),
         requests.source,
         Section("", Table(("seed 0", "n", "mean", "s.d.", "p50", "p90", "p99", "most"), [tuple(row) for row in body])),
     ]
@@ -323,7 +322,7 @@ def _show_scenario(name: str) -> list[Block]:
         data["traffic"]["lengths"] = lengths.get("source") or "as in the file"
     return [
         scenario.title or scenario.name,
-        yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip(),
+        yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10_000).rstrip(),
     ]
 
 

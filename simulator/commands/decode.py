@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from simulator.commands.arguments import add_deployment, count, deployment, quantity
+from simulator.commands.arguments import add_deployment, count, deployment, quantity, written
 
 _EXAMPLE = "example: memwall decode --model llama-3.1-70b --gpu h100-sxm --tp 4 --batch 1 --context 2048"
 
@@ -60,4 +60,4 @@ def run(args: argparse.Namespace) -> None:
         from simulator.output.documents import decode_document, to_json
 
         write_text(args.json, to_json(decode_document(result)), "--json")
-    print_blocks(decode_report(result, timeline if asked else None))
+    print_blocks([*decode_report(result, timeline if asked else None), *written(args.timeline, args.html, args.json)])

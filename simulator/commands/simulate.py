@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulator.commands.arguments import count, quantity
+from simulator.commands.arguments import count, quantity, written
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         from simulator.figures.page import simulation_page
 
         write_text(args.html, simulation_page(result), "--html")
-    print_blocks(simulation_report(result, wall_s))
+    print_blocks([*simulation_report(result, wall_s), *written(args.rows, args.json, args.html)])
 
 
 def changed_scenario(args: argparse.Namespace) -> Scenario:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from simulator.commands.arguments import acceptance, add_deployment, count, deployment, grid, share
+from simulator.commands.arguments import acceptance, add_deployment, count, deployment, grid, share, written
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         from simulator.figures.page import speculate_page
 
         write_text(args.html, speculate_page(result), "--html")
-    print_blocks(blocks)
+    print_blocks([*blocks, *written(args.csv, args.json, args.html)])
 
 
 def _law(args: argparse.Namespace, serving: Deployment) -> Acceptance:

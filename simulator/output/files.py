@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,6 +60,12 @@ def replacing(path: str, option: str = "file") -> Iterator[IO[bytes]]:
         except BaseException:  # Ctrl-C too must leave nothing behind
             temporary.unlink(missing_ok=True)
             raise
+
+
+def discard_output() -> None:
+    """Lets what is still to be written to standard output go nowhere: the interpreter flushes it once more on exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_place(option: str, path: str) -> None:

@@ -12,7 +12,7 @@ from simulator.decoding import DecodeResult, Timeline
 from simulator.memory import budget
 from simulator.output import rows
 from simulator.output.rows import CAUSES, Table
-from simulator.output.tables import Section
+from simulator.output.tables import Section, properties
 from simulator.planning.crossover import LARGEST_BATCH, Cell, SpeculateResult
 from simulator.serving.metrics import Distribution, Summary
 from simulator.serving.simulation import SimulationResult
@@ -29,18 +29,22 @@ def decode_report(result: DecodeResult, timeline: Timeline | None = None) -> lis
         f"{target.decoder.name} on {_gpus(target.tp, target.gpu.title)}, {_formats(target.formats)}; "
         f"batch {result.batch:,}, context {result.context_tokens:,} tokens; engine: {engine.title}.",
         result.verdict,
-        Section("", Table(("one decode step", ""), _decode_figures(result)), numeric=False),
+        properties("one decode step", _decode_figures(result)),
         Section("where the time goes, by cause", _cause_table(result)),
         Section(
             "where the time goes, by operator (bytes and FLOP of one GPU, all layers together)", _operator_table(result)
         ),
-        Section("", rows.memory_rows(result.budget), numeric=False),
+        properties("memory of one GPU", rows.memory_rows(result.budget)),
     ]
     if timeline is not None:
         hbm, sms = timeline.busy
+        today = result.deployment.gpu.desk_bytes
+        other = timeline.overlap != "stream" or timeline.desk_bytes != today
+        instead = f", instead of {units.show(result.pass_cost.seconds, 's')} today with {units.show(today, 'bytes')}"
         blocks.append(
-            f"Layer pipeline ({timeline.overlap}, desk of {units.show(timeline.desk_bytes, 'bytes')}): "
-            f"{units.show(timeline.seconds, 's')} per pass without host time; HBM busy {hbm:.1%}, SMs busy {sms:.1%} of it."
+            f"Layer pipeline ({timeline.overlap}, desk of {units.show(timeline.desk_bytes, 'bytes')}): a pass without host "
+            f"time takes {units.show(timeline.seconds, 's')}{instead if other else ''}; HBM is busy {hbm:.1%} and the SMs "
+            f"{sms:.1%} of it."
         )
     blocks.append(calibration_line(target.efficiency))
     return blocks
@@ -147,7 +151,9 @@ def speculate_report(result: SpeculateResult) -> list[Block]:
             _speedup_table(result),
             "* best γ of its batch    ( ) more sequences than the KV cache holds at this context",
         ),
-        Section("best γ of each batch", _best_table(result)),
+        Section(
+            "best γ of each batch", _best_table(result), "verify: γ + 1 tokens over one; ms: per token of each user"
+        ),
         Section("where each γ stops paying", _crossover_table(result)),
         calibration_line(target.efficiency),
     ]
@@ -199,17 +205,7 @@ def _best_table(result: SpeculateResult) -> Table:
             f"{cell.round.tokens_per_s:,.0f}",
             "yes" if cell.fits else "no",
         ))  # fmt: skip
-    headers = (
-        "batch",
-        "best γ",
-        "speed-up",
-        "tokens/round",
-        "verify ratio",
-        "plain ms/tok",
-        "spec. ms/tok",
-        "tok/s",
-        "KV fits",
-    )
+    headers = ("batch", "best γ", "speed-up", "tok/round", "verify", "plain ms", "spec. ms", "tok/s", "KV fits")
     return Table(headers, body)
 
 
@@ -229,7 +225,7 @@ def simulation_report(result: SimulationResult, wall_s: float) -> list[Block]:
     heading = scenario.title or scenario.name
     conditions = [*rows.simulation_conditions(result), ("typical error", _typical(result.deployment.target.efficiency))]
     blocks: list[Block] = [
-        Section("", Table((heading, ""), [*conditions]), numeric=False),
+        properties(heading, conditions),
         Section("", simulation_table(result), _simulation_note(result)),
     ]
     if len(result.runs) > 1:
