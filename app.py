@@ -51,11 +51,8 @@ def decoding_page() -> None:
     show(breakdown.cause_figure(result), "causes")
     show(timeline.pass_figure(schedule, tag), "pass")
     show(timeline.layers_figure(schedule, tag), "layers")
-    left, right = st.columns(2)
-    with left:
-        show(breakdown.operator_figure(result), "operators")
-    with right:
-        show(roofline.roofline_figure(result), "roofline")
+    show(breakdown.operator_figure(result), "operators")
+    show(roofline.roofline_figure(result), "roofline")
     show(breakdown.memory_figure(result.budget, tag), "memory")
     offer(page.decode_page(result, schedule), "decode.html")
 
@@ -110,9 +107,8 @@ def serving_page() -> None:
         result = simulated(scenario)
     sentence = simulation_sentence(result) if len(result.runs) > 1 else page.plain_sentence(result)
     opening(sentence, rows.simulation_conditions(result))
-    for column, latency in zip(st.columns(3), serving.LATENCIES, strict=True):
-        with column:
-            show(serving.latency_figure(result, latency), latency.field)
+    for latency in serving.LATENCIES:
+        show(serving.latency_figure(result, latency), latency.field)
     show(serving.load_figure(result), "load")
     show(serving.arrivals_figure(result), "arrivals")
     histogram = serving.tokens_per_round_figure(result)

@@ -99,10 +99,12 @@ def plain_sentence(result: SimulationResult) -> str:
 
 # --- what reproduces a result -----------------------------------------------------------------------------------------
 def scenario_yaml(scenario: Scenario) -> str:
-    """The scenario as the YAML file that gives it back; engine and seed are written out even where they are defaults."""
+    """The scenario as the YAML file that gives it back; engine, γ and seed are written out even where they are defaults."""
     data = scenario.model_dump(mode="json", exclude_defaults=True)
     data = {**data, "engine": scenario.engine.model_dump(mode="json", exclude_none=True), "seed": scenario.seed}
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
+    if scenario.speculation is not None:
+        data["speculation"] = {**data["speculation"], "gamma": scenario.speculation.gamma}
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None))
 
 
 def decode_call(result: DecodeResult) -> str:

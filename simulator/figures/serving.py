@@ -95,7 +95,10 @@ def arrivals_figure(result: SimulationResult) -> go.Figure:
         figure.add_hline(result.scenario.slo.ttft_s, line={"color": style.VERMILLION, "dash": "dot", "width": 2})
     figure.update_xaxes(title="arrival, s")
     figure.update_yaxes(title="time to first token, s", rangemode="tozero")
-    finding = f"The longest wait for a first token, {units.show(worst, 's')}, falls to a request that arrived at {when:,.0f} s"
+    who = " with speculation" if len(result.runs) > 1 else ""
+    finding = (
+        f"The longest wait for a first token{who}: {units.show(worst, 's')}, for a request that came at {when:,.0f} s"
+    )
     total = sum(len(run.requests) for run in result.runs)
     tag = _tag(result) + (f"; {drawn:,} of {total:,} requests drawn" if drawn < total else "")
     style.finish(figure, finding=finding, tag=tag, height=380)
@@ -202,11 +205,13 @@ def _range(values: list[FloatArray], limit_s: float | None) -> tuple[float, floa
 
 def _ticks(low: float, high: float) -> dict[str, Any]:
     """1, 2, 5 of every decade, or fewer where that crowds; plotly's own ticks on a log axis skip or abbreviate."""
-    steps = (1, 2, 5) if high / low < 300 else (1,)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
     axis: dict[str, Any] = {"range": [float(np.log10(low)), float(np.log10(high))]}
-    return {**axis, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]} if len(ticks) >= 2 else axis
+    return (
+        {**axis, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "tickangle": 0} if len(ticks) >= 2 else axis
+    )
 
 
 def _tag(result: SimulationResult) -> str:
