@@ -1,0 +1,93 @@
+"""What is printed: columns that add up, sentences that follow from the numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulator.decoding import DecodeResult
+from simulator.output import report
+from simulator.output.tables import Section, _column_blocks, print_blocks
+from simulator.planning.crossover import SpeculateResult
+from simulator.serving.simulation import SimulationResult
+from tests.output.conftest import small_simulation
+
+
+def section(blocks: list[report.Block], title: str) -> Section:
+    return next(b for b in blocks if isinstance(b, Section) and b.title.startswith(title))
+
+
+@pytest.mark.parametrize("title", ["where the time goes, by cause", "where the time goes, by operator"])
+def test_milliseconds_add_up_to_the_step(step: DecodeResult, title: str) -> None:
+    table = section(report.decode_report(step), title).table
+    column = table.headers.index("ms")
+    parts = sum(float(row[column]) for row in table.rows if row[0] != "total")
+    assert parts == pytest.approx(step.step_s * 1e3, abs=0.0005 * len(table.rows))
+
+
+def test_shares_name_the_datasheet_and_the_calibration_its_error(step: DecodeResult) -> None:
+    blocks = report.decode_report(step)
+    text = str(blocks)
+    assert text.count("of the datasheet's peak") == 2
+    assert "calibrated" in str(blocks[-1])
+    assert "typical error" in str(blocks[-1])
+
+
+def test_each_batch_has_one_best_gamma_marked(grid: SpeculateResult) -> None:
+    table = section(report.speculate_report(grid), "speed-up").table
+    assert [row[0] for row in table.rows] == ["1", "3"]
+    for column in (1, 2):
+        assert [row[column].rstrip(")").endswith("*") for row in table.rows].count(True) == 1
+
+
+def test_the_simulation_has_every_percentile_of_every_latency(simulation: SimulationResult) -> None:
+    table = report.simulation_table(simulation)
+    assert table.headers == ("", "speculation", "off", "ratio")
+    names = [row[0].strip() for row in table.rows]
+    for point in ("p50", "p90", "p95", "p99", "n"):
+        assert names.count(point) == 4
+    assert [n for n in names if n.endswith(" mean") and "," not in n] == [
+        "TTFT mean",
+        "TPOT mean",
+        "ITL mean",
+        "E2E mean",
+    ]
+
+
+def test_the_ratio_is_speculation_over_off(simulation: SimulationResult) -> None:
+    row = next(r for r in report.simulation_table(simulation).rows if r[0] == "TPOT mean")
+    expected = simulation.main.summary.tpot_s.mean / simulation.plain.summary.tpot_s.mean
+    assert row[3] == f"{expected:.2f}"
+
+
+def test_the_sentence_says_faster_or_slower(simulation: SimulationResult) -> None:
+    faster = simulation.main.summary.tpot_s.mean < simulation.plain.summary.tpot_s.mean
+    assert ("faster" if faster else "slower") in report.simulation_sentence(simulation)
+    hopeless = small_simulation(speculation={"draft": "llama-3.2-1b", "gamma": 8, "acceptance": 0.0})
+    assert "slower" in report.simulation_sentence(hopeless)
+
+
+def test_plain_decoding_alone_has_one_column() -> None:
+    result = small_simulation(speculation=None)
+    assert report.simulation_table(result).headers == ("", "plain decoding")
+    assert not any("Speculation" in b for b in report.simulation_report(result, 1.0) if isinstance(b, str))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_lines_are_no_wider_than_the_terminal(
+    step: DecodeResult, grid: SpeculateResult, simulation: SimulationResult, width: int,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_blocks(
+        [*report.decode_report(step), *report.speculate_report(grid), *report.simulation_report(simulation, 1.0)]
+    )
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text  # nothing is cut off
+
+
+def test_a_table_that_is_too_wide_repeats_its_first_column() -> None:
+    table = report.Table(("name", "aaaa", "bbbb", "cccc"), [("x", "1", "2", "3")])
+    assert _column_blocks(table, 80) == [[0, 1, 2, 3]]
+    assert _column_blocks(table, 16) == [[0, 1, 2], [0, 3]]
+    assert _column_blocks(table, 5) == [[0, 1], [0, 2], [0, 3]]
