@@ -59,7 +59,16 @@ class SpeculateResult:
         Bisection between neighbouring batches of the grid and beyond it; where the curve wavers around 1 (tile edges)
         it is the last crossing found.
         """
+        if gamma not in self._crossovers:
+            self._crossovers[gamma] = self._search(gamma)
+        return self._crossovers[gamma]
 
+    @cached_property
+    def _crossovers(self) -> dict[int, int | None]:
+        # A search prices batches of tens of thousands; a report asks for each several times.
+        return {}
+
+    def _search(self, gamma: int) -> int | None:
         def pays(batch: int) -> bool:
             return _cell(self.deployment, self.acceptance, self.context_tokens, gamma, batch).speedup > 1.0
 
