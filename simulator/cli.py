@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from simulator import __version__
-from simulator.commands import catalog, decode, simulate, speculate
+from simulator.commands import catalog, decode, experiment, simulate, speculate
 from simulator.commands.arguments import Parser
 from simulator.errors import EXIT_CODE, MemwallError
 from simulator.output.files import discard_output
@@ -23,6 +23,7 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     decode.add,
     speculate.add,
     simulate.add,
+    experiment.add,
     catalog.add_list,
     catalog.add_show,
 )

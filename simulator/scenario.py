@@ -108,13 +108,13 @@ class Scenario(Record):
         )  # fmt: skip
 
 
-def load_scenario(source: str | Path | dict[str, Any], **changes: Any) -> Scenario:
+def load_scenario(source: str | Path | dict[str, Any], *, base: Path | None = None, **changes: Any) -> Scenario:
     """A bundled scenario's name, a file's path or a mapping as a `Scenario`; `changes` replace top-level fields, but
     ``load`` is merged with the file's (``load={"requests": 500}`` keeps its rate).
 
+    `base` is the folder at which a mapping's relative paths start; a file's own folder otherwise.
     Raises UnknownName or InputError.
     """
-    base: Path | None = None
     if isinstance(source, dict):
         data, where = dict(source), "scenario"
     else:

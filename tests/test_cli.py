@@ -341,7 +341,7 @@ MISTAKES = [
     (["simulate", "s.yaml", *FILES, "--set", "seed"], "look like"),
     (["simulate", "s.yaml", *FILES, "--set", ".=3"], "look like"),
     (["simulate", "s.yaml", *FILES, "--set", "seed=[1"], "YAML"),
-    (["simulate", "s.yaml", *FILES, "--set", "seed=null"], "have a value"),
+    (["simulate", "s.yaml", *FILES, "--set", "seed=null"], "must be a valid integer"),
     (["simulate", "s.yaml", *FILES, "--set", "model.x=1"], "single value"),
     (["simulate", "s.yaml", *FILES, "--set", "tp=3"], "tp=3 must divide"),
     (["simulate", "s.yaml", *FILES, "--set", "model=llama-3.1-405b", "--set", "speculation=null"], "more than the"),
@@ -528,3 +528,17 @@ def test_ctrl_c_of_a_running_process(scenario: str, folder: Path) -> None:
 def test_errors_are_memwall_errors() -> None:
     assert issubclass(UnknownName, InputError)
     assert issubclass(InputError, MemwallError)
+
+
+def test_a_trace_replaces_the_scenarios_traffic_and_load(tmp_path, monkeypatch, capsys):
+    (tmp_path / "rows.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,5,5\n9,5,5\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["simulate", "--trace", "rows.csv"]) == 0
+    assert "2 of 2 rows of rows.csv" in capsys.readouterr().out
+
+
+def test_experiment_says_whether_the_claim_holds(capsys):
+    assert main(["experiment", "1-memory-wall"]) == 0
+    out = capsys.readouterr().out
+    assert "140GB" in out
+    assert out.rstrip().endswith("The claim holds.")

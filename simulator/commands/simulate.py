@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
         help=f"bundled scenario (memwall list scenarios) or path of a YAML file ({DEFAULT_SCENARIO})",
     )  # fmt: skip
     group = parser.add_argument_group("changes to the scenario")
+    group.add_argument("--trace", metavar="FILE", help="replay this trace instead of the scenario's traffic and load")
     group.add_argument("--requests", metavar="N", type=count("requests"), help="how many requests")
     group.add_argument("--rate", metavar="R", type=quantity("rate", "per_s"), help="arrivals per second, or '30 /min'")
     group.add_argument("--users", metavar="N", type=count("users"), help="users of a closed loop")
@@ -87,7 +88,7 @@ def changed_scenario(args: argparse.Namespace) -> Scenario:
     """The scenario with the changes that the options ask for. Raises MemwallError."""
     from simulator import catalog
     from simulator.records import read_mapping
-    from simulator.scenario import Scenario, load_scenario
+    from simulator.scenario import load_scenario
 
     path = catalog.locate("scenario", args.scenario)
     data = read_mapping(path)
@@ -96,17 +97,13 @@ def changed_scenario(args: argparse.Namespace) -> Scenario:
         "replicas": args.replicas, "speculation.gamma": args.gamma,
     }  # fmt: skip
     changes = [_parsed(text) for text in args.changes]
+    if args.trace is not None:
+        # The load belongs to the traffic that is replaced: a trace brings its own.
+        changes += [("load", {}), ("traffic", {"kind": "trace", "path": str(Path(args.trace).absolute())})]
     changes += [(key, value) for key, value in flags.items() if value is not None]
     for key, value in changes:
         _assign(data, key, value, path.parent)
-    touched = {key.partition(".")[0] for key, _ in changes}
-    # `load_scenario` takes None for "unchanged"; here null is a value, and only fields that may be absent can have it.
-    empty = {name for name in touched if data.get(name) is None and name != "load"}
-    for name in empty:
-        if name in Scenario.model_fields and Scenario.model_fields[name].get_default() is not None:
-            raise InputError(name, "null", "have a value")
-    scenario = load_scenario(path, **{name: data[name] for name in touched - empty})
-    return scenario.model_copy(update=dict.fromkeys(empty))
+    return load_scenario(data, base=path.parent)
 
 
 def _parsed(text: str) -> tuple[str, Any]:

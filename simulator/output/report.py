@@ -9,6 +9,7 @@ from simulator import units
 from simulator.cost.efficiency import Efficiency
 from simulator.cost.forward import CAUSES as CAUSE_ORDER
 from simulator.decoding import DecodeResult, Timeline
+from simulator.experiments import Check, Outcome
 from simulator.memory import budget
 from simulator.output import rows
 from simulator.output.rows import CAUSES, Table
@@ -357,3 +358,33 @@ def _rate(value: float) -> str:
 
 def _share(value: float) -> str:
     return _finite(value, ".1%")
+
+
+# --- the article's claims ------------------------------------------------------------------------------------------------
+def experiment_report(outcome: Outcome) -> list[Block]:
+    """One claim: its words, the quantities it speaks of, and whether it holds."""
+    table = Table(
+        ("quantity", "simulated", "the claim says", ""),
+        [
+            (
+                check.quantity.replace("_", " "),
+                _amount(check.value, check.dimension),
+                _bounds(check),
+                "holds" if check.holds else "DOES NOT HOLD",
+            )
+            for check in outcome.checks
+        ],
+    )
+    verdict = "The claim holds." if outcome.holds else "The claim does not hold."
+    return [f"{outcome.experiment.name}: “{outcome.experiment.claim}”", Section("", table), verdict]
+
+
+def _bounds(check: Check) -> str:
+    low, high = (None if b is None else _amount(b, check.dimension) for b in (check.at_least, check.at_most))
+    if low is not None and high is not None:
+        return low if low == high else f"{low} to {high}"
+    return f"at least {low}" if low is not None else f"at most {high}"
+
+
+def _amount(value: float, dimension: str | None) -> str:
+    return units.show(value, dimension) if dimension else f"{value:.4g}"

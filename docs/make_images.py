@@ -1,0 +1,62 @@
+"""The pictures of README and docs, from the code: ``python docs/make_images.py`` (needs Chromium on the PATH)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from plotly.graph_objects import Figure
+
+from simulator import AcceptanceConfig, decode, deploy, speculate
+from simulator.figures.speedup import speedup_figure
+from simulator.figures.timeline import layers_figure
+
+IMAGES = Path(__file__).parent / "images"
+WIDTH_PX = 1000
+
+
+def speedup() -> Figure:
+    """README: what speculation buys at each batch, Llama-3.1-70B with a 1B drafter on four H100."""
+    served = deploy("llama-3.1-70b", "h100-sxm", tp=4, draft="llama-3.2-1b")
+    batches = [2**i for i in range(10)]
+    law = AcceptanceConfig(alpha=0.8).law()
+    return speedup_figure(speculate(served, law, gammas=[1, 2, 3, 5, 8], batches=batches, context_tokens=512))
+
+
+def timeline() -> Figure:
+    """The library and the desk: the first layers of a decode step at batch 1."""
+    result = decode(deploy("llama-3.1-70b", "h100-sxm", tp=4), batch=1, context_tokens=2048)
+    return layers_figure(result.timeline(), result.deployment.target.efficiency.label)
+
+
+def photograph(figure: Figure, path: Path, chromium: str) -> None:
+    """Renders `figure` in a headless browser."""
+    height = int(figure.layout.height or 420)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "figure.html"
+        figure.update_layout(width=WIDTH_PX)
+        body = figure.to_html(include_plotlyjs="inline", full_html=False, config={"displayModeBar": False})
+        page.write_text(f"<!doctype html><meta charset=utf-8><body style='margin:0'>{body}", encoding="utf-8")
+        command = [
+            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
+            "--force-device-scale-factor=1.5", f"--user-data-dir={folder}/profile", f"--window-size={WIDTH_PX},{height}",
+            "--virtual-time-budget=8000", f"--screenshot={path}", page.as_uri(),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def main() -> None:
+    """Writes every picture."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("no Chromium on the PATH")
+    for make in (speedup, timeline):
+        photograph(make(), IMAGES / f"{make.__name__}.png", chromium)
+
+
+if __name__ == "__main__":
+    main()
