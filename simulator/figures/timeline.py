@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 from simulator import units
 from simulator.decoding import Span, Timeline
 from simulator.figures import style
+from simulator.output.rows import count
 
 TRACKS = ("HBM load", "SM compute")
 TRACK_NAMES = {"HBM load": "Library: HBM loads", "SM compute": "Desk: SMs multiply"}
@@ -53,10 +54,10 @@ def pass_figure(timeline: Timeline, tag: str) -> go.Figure:
     figure.update_xaxes(title=f"time from the start of the pass, {unit}", row=2, col=1)
     figure.update_xaxes(range=[0, timeline.seconds * scale])
     hbm, sms = timeline.busy
-    layers = len({stage.layer for stage in timeline.stages if stage.layer >= 0})
+    layers = count(_layers(timeline), "layer")
     style.finish(
         figure,
-        finding=f"Over {layers} layers in {units.show(timeline.seconds, 's')} the HBM is busy {hbm:.0%} of the time, "
+        finding=f"Over {layers} in {units.show(timeline.seconds, 's')} the HBM is busy {hbm:.0%} of the time, "
         f"the SMs {sms:.0%}",
         tag=tag,
         height=400,
@@ -66,6 +67,7 @@ def pass_figure(timeline: Timeline, tag: str) -> go.Figure:
 
 def layers_figure(timeline: Timeline, tag: str, layers: int = SHOWN_LAYERS) -> go.Figure:
     """The first `layers` layers as bars in time, coloured by operator; every load and every multiplication."""
+    layers = min(layers, _layers(timeline))
     detail = "tile"
     spans = _first_layers(timeline, detail, layers)
     if len(spans) > 2 * MOST_TILES:
@@ -108,12 +110,16 @@ def layers_figure(timeline: Timeline, tag: str, layers: int = SHOWN_LAYERS) -> g
     moved = sum(s.bytes_ for s in spans)
     style.finish(
         figure,
-        finding=f"The first {layers} layers: {loads} {what}, {units.show(moved, 'bytes')} in all, hauled one after the "
+        finding=f"The first {count(layers, 'layer')}: {loads} {what}, {units.show(moved, 'bytes')} in all, hauled one after the "
         f"other; {_MULTIPLIED[timeline.overlap]}",
         tag=tag,
         height=330,
     )
     return style.legend_below(figure)
+
+
+def _layers(timeline: Timeline) -> int:
+    return len({stage.layer for stage in timeline.stages if stage.layer >= 0})
 
 
 def _first_layers(timeline: Timeline, detail: str, layers: int) -> list[Span]:

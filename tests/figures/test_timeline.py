@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simulator import decode, deploy
 from simulator.figures import timeline as figures
 
 
@@ -39,3 +40,10 @@ def test_hover_names_what_is_moved(step):
     figure = figures.layers_figure(step.timeline(), "tag")
     hovers = [text for bars in figure.data for text in bars.hovertext]
     assert any("layer 1 gate_up_proj, HBM load" in text and "MB" in text and "µs" in text for text in hovers)
+
+
+def test_a_model_of_one_layer_is_drawn_as_one():
+    head = deploy("eagle-llama-3.1-8b", "h100")
+    figure = figures.layers_figure(decode(head).timeline(), "tag")
+    assert "first 1 layer:" in figure.layout.meta["finding"]
+    assert not any("layer 2" in (note.text or "") for note in figure.layout.annotations)
