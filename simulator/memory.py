@@ -149,5 +149,9 @@ def _what_would_fit(
         smallest = min(others, key=lambda n: load_gpu(n).hbm_bytes)
         options.append(f"--gpu {smallest}")
     if not options:
+        both = ((tp, n) for tp in (2, 4, 8, 16) if tp > target.tp for n in catalog.names("gpu") if fits(n, tp))
+        tp, gpu = min(both, key=lambda found: (found[0], load_gpu(found[1]).hbm_bytes, found[1]), default=(0, ""))
+        options += [f"--tp {tp} with --gpu {gpu}"] if tp else []
+    if not options:
         return "no TP degree of one node and no bundled GPU would hold it at these number formats"
     return f"{' or '.join(options)} would fit"

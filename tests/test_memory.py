@@ -48,6 +48,13 @@ def test_every_suggestion_really_fits(model, kwargs, ask):
         assert deploy(model, gpu[1], **kwargs).fit(**ask)
 
 
+def test_more_gpus_of_another_kind_where_neither_alone_would_do():
+    with pytest.raises(DoesNotFit, match=r"--tp \d+ with --gpu") as caught:
+        deploy("llama-3.1-405b", "h100").fit()
+    tp, gpu = re.search(r"--tp (\d+) with --gpu (\S+)", str(caught.value)).groups()
+    assert deploy("llama-3.1-405b", gpu, tp=int(tp)).fit()
+
+
 def test_nothing_bundled_holds_it():
     with pytest.raises(DoesNotFit, match="no TP degree of one node and no bundled GPU would hold it"):
         deploy("llama-3.1-405b", "h100").fit(context_tokens=131_072, sequences=10_000)
