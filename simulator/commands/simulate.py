@@ -67,6 +67,13 @@ def run(args: argparse.Namespace) -> None:
     from simulator.serving.simulation import simulate
 
     check_suffix(args.rows, "--rows")
+    from simulator.serving.cluster import compile_step_loop
+    from simulator.serving.compiled import is_cold
+
+    scenario.deployment().fit()  # what cannot be served is said at once, not after the compilation
+    if is_cold() and not args.no_progress:
+        print("memwall: compiling the step loop, once, some ten seconds …", file=sys.stderr, flush=True)
+    compile_step_loop()
     started_s = time.perf_counter()
     with ProgressBar(shown=not args.no_progress and sys.stderr.isatty()) as bar:
         result = simulate(scenario, bar.tell)
@@ -103,7 +110,7 @@ def changed_scenario(args: argparse.Namespace) -> Scenario:
     changes += [(key, value) for key, value in flags.items() if value is not None]
     for key, value in changes:
         _assign(data, key, value, path.parent)
-    return load_scenario(data, base=path.parent)
+    return load_scenario(data, base=path.parent, where=str(path))
 
 
 def _parsed(text: str) -> tuple[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.forward import AttentionKind, FastTables
+from simulator.cost.roofline import AttentionRates
 from simulator.serving import state
 from simulator.serving.traffic import Requests
 
@@ -80,6 +81,21 @@ class Replica:
     def clock_s(self) -> float:
         """End of the last step."""
         return float(self.state[0].clock_s)
+
+
+def compile_step_loop() -> None:
+    """Compiles the step loop, or reads it from the cache: some ten seconds once, a fraction of one afterwards.
+
+    The first simulation would do it anyway; whoever shows progress or measures speed does it apart.
+    """
+    one = np.ones(2)
+    rates = AttentionRates(*[1.0] * len(AttentionRates._fields))
+    kinds = (AttentionKind(*[1.0] * len(AttentionKind._fields)),)
+    tables = FastTables(one, one, one, one, one, one, kinds, rates, rates)
+    config = state.records(state.CONFIG, 1)
+    config[0].max_sequences = 1
+    model = StepModel(config, tables, tables, np.ones((1, 1)), np.zeros(1, dtype=np.int64))
+    Replica(model, state.records(state.REQUEST, 1)).advance(0.0)
 
 
 def _packed(tables: FastTables) -> tuple[Any, ...]:

@@ -37,6 +37,11 @@ def compiled(function: F) -> F:
         config.CACHE_DIR = before
 
 
+def is_cold() -> bool:
+    """Whether the loop has never been compiled from these sources here."""
+    return not any(_cache_folder().rglob("*.nbc"))
+
+
 @cache
 def _cache_folder() -> Path:
     digest = hashlib.sha256(b"".join((_PACKAGE / source).read_bytes() for source in _SOURCES)).hexdigest()[:16]
