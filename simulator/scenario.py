@@ -108,15 +108,17 @@ class Scenario(Record):
         )  # fmt: skip
 
 
-def load_scenario(source: str | Path | dict[str, Any], *, base: Path | None = None, **changes: Any) -> Scenario:
+def load_scenario(
+    source: str | Path | dict[str, Any], *, base: Path | None = None, where: str = "scenario", **changes: Any
+) -> Scenario:
     """A bundled scenario's name, a file's path or a mapping as a `Scenario`; `changes` replace top-level fields, but
     ``load`` is merged with the file's (``load={"requests": 500}`` keeps its rate).
 
-    `base` is the folder at which a mapping's relative paths start; a file's own folder otherwise.
+    `base` is the folder at which a mapping's relative paths start, `where` what its errors name; a file has its own.
     Raises UnknownName or InputError.
     """
     if isinstance(source, dict):
-        data, where = dict(source), "scenario"
+        data = dict(source)
     else:
         path = catalog.locate("scenario", str(source))
         data, where, base = read_mapping(path), str(path), path.parent

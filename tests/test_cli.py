@@ -398,7 +398,10 @@ def test_a_bad_scenario_is_one_sentence(name: str, folder: Path, capsys: pytest.
     content, sentence = BAD_SCENARIOS[name]
     (folder / "bad.yaml").write_bytes(content)
     code = run("simulate", "bad.yaml", "--rows", "r.csv", "--json", "r.json")
-    assert_refused(code, capsys.readouterr().err, folder, ["bad.yaml"], sentence)
+    err = capsys.readouterr().err
+    assert_refused(code, err, folder, ["bad.yaml"], sentence)
+    if name.endswith("unknown key"):
+        assert "bad.yaml: " in err
 
 
 @pytest.mark.parametrize(
