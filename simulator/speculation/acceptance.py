@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 
 MAX_GAMMA = 64
 """Longest chain anyone drafts; guards tables against typing errors."""
+_SMALLEST_ICC = 1e-9
+"""Below it requests differ by less than 0.002 %, and the beta quantiles cannot be computed any more."""
 _EFFECT_STREAM = (1 << 40) + 5  # beside the streams of `simulator.randomness`
 # Quantiles at which the population of requests is averaged: midpoints of equal shares.
 _POPULATION = (np.arange(2000) + 0.5) / 2000
@@ -110,6 +112,11 @@ class Acceptance:
     request_icc: float = 0.0
     match_probability: float = 1.0
 
+    @property
+    def alike(self) -> bool:
+        """Whether all requests have the same luck."""
+        return self.request_icc < _SMALLEST_ICC
+
     def conditional(self, gamma: int) -> FloatArray:
         """Mean conditional rates [gamma]."""
         last = self.rates[-1]
@@ -118,7 +125,7 @@ class Acceptance:
     def at_quantile(self, quantile: FloatArray, gamma: int) -> FloatArray:
         """Conditional rates [requests, gamma] of requests at these quantiles [requests] of the population."""
         base = self.conditional(gamma)
-        if self.request_icc == 0.0:
+        if self.alike:
             return np.broadcast_to(base, (len(quantile), gamma)).copy()
         from scipy.special import betaincinv
 
@@ -132,7 +139,7 @@ class Acceptance:
     def per_request(self, seed: int, requests: int, gamma: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rates [rows, gamma] and the row of each request; the draw of request r is a pure function of (seed, r)."""
         index = np.arange(requests, dtype=np.int64)
-        if self.request_icc == 0.0:
+        if self.alike:
             return self.conditional(gamma)[None, :], np.zeros(requests, dtype=np.int64)
         return self.at_quantile(uniform_array(seed, index, _EFFECT_STREAM, 0), gamma), index
 
@@ -140,7 +147,7 @@ class Acceptance:
         """Mean tokens per round of a request drawn at random, τ(γ); rounds without a match yield 1."""
         if gamma == 0:
             return 1.0
-        if self.request_icc == 0.0:
+        if self.alike:
             matched = float(chain_tokens(self.conditional(gamma)))
         else:
             matched = float(np.mean(chain_tokens(self.at_quantile(_POPULATION, gamma))))
@@ -148,7 +155,7 @@ class Acceptance:
 
     def length_distribution(self, gamma: int) -> FloatArray:
         """P(x of γ drafts accepted) for x = 0..γ [gamma + 1], given a match, averaged over requests."""
-        rates = self.at_quantile(_POPULATION if self.request_icc else np.array([0.5]), gamma)
+        rates = self.at_quantile(np.array([0.5]) if self.alike else _POPULATION, gamma)
         reached = np.concatenate([np.ones((len(rates), 1)), np.cumprod(rates, axis=1)], axis=1)
         accepted = reached - np.concatenate([reached[:, 1:], np.zeros((len(rates), 1))], axis=1)
         return np.asarray(accepted.mean(axis=0))
