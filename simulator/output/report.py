@@ -317,9 +317,12 @@ def simulation_sentence(result: SimulationResult) -> str:
         return f"{who}: no request has a second token, so there is no TPOT to compare."
     times = f"{max(gain, 1 / gain):.2f} × {'faster' if gain >= 1 else 'slower'}"
     e2e = off.e2e_s.mean / run.e2e_s.mean
-    price = ""
-    if run.usd_per_million_tokens and off.usd_per_million_tokens:
-        price = f", and a million tokens cost {run.usd_per_million_tokens:.3g} instead of {off.usd_per_million_tokens:.3g} USD"
+    price = goodput = ""
+    usd, usd_off = (f"{s.usd_per_million_tokens or 0.0:.3g}" for s in (run, off))
+    if usd != usd_off:
+        price = f", and a million tokens cost {usd} instead of {usd_off} USD"
+    if abs(run.goodput_per_s - off.goodput_per_s) > 0.01 * off.goodput_per_s:
+        goodput = f", goodput {run.goodput_per_s:.3g} instead of {off.goodput_per_s:.3g} requests/s"
     drafts = ""
     if not math.isnan(run.tokens_per_round):
         wasted = run.wasted_tokens / run.drafted_tokens if run.drafted_tokens else 0.0
@@ -327,7 +330,7 @@ def simulation_sentence(result: SimulationResult) -> str:
     return (
         f"{who} makes tokens {times}: mean TPOT {_seconds(run.tpot_s.mean)} instead of "
         f"{_seconds(off.tpot_s.mean)}, mean E2E {_seconds(run.e2e_s.mean)} instead of "
-        f"{_seconds(off.e2e_s.mean)} ({e2e:.2f} ×){price}{drafts}."
+        f"{_seconds(off.e2e_s.mean)} ({e2e:.2f} ×){goodput}{price}{drafts}."
     )
 
 
