@@ -98,5 +98,5 @@ def test_the_drafter_is_shared_where_its_heads_allow(drafter, target_tp, expecte
 def test_a_fixed_number_of_gpus(tmp_path):
     drafter = own_file(tmp_path, tp=2)
     assert drafter.tensor_parallel(2) == 2
-    with pytest.raises(InputError, match="drafter.tp=2 must be 1 or the target's 4"):
+    with pytest.raises(InputError, match=r"drafter\.tp=2 must be 1 or the target's 4"):
         drafter.tensor_parallel(4)

@@ -1,0 +1,121 @@
+"""Where speculation stops paying: crossings that bracket, the best γ as the argmax, every refusal a sentence."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.deployment import Deployment, deploy
+from simulator.errors import DoesNotFit, InputError
+from simulator.planning.crossover import LARGEST_BATCH, SpeculateResult, speculate
+from simulator.speculation.acceptance import Acceptance
+
+PAIR = deploy("llama-3.1-8b", "h100", draft="llama-3.2-1b")
+LOOK_UP = deploy("llama-3-70b", "h100", tp=4, draft="ngram", engine="ideal")
+
+
+def grid(
+    alpha: float, gammas=(1, 3, 5), batches=(1, 8, 64), deployment: Deployment = PAIR, **kwargs
+) -> SpeculateResult:
+    return speculate(deployment, Acceptance((alpha,)), gammas=gammas, batches=batches, **kwargs)
+
+
+@pytest.mark.parametrize(("deployment", "alpha"), [(PAIR, 0.8), (PAIR, 0.9), (LOOK_UP, 0.6)])
+@pytest.mark.parametrize("gamma", [2, 4])
+def test_a_crossing_pays_and_its_neighbour_does_not(deployment, alpha, gamma):
+    # Short contexts: at long ones attention, which drafts do not multiply, keeps speculation paying at any batch.
+    last = grid(alpha, [gamma], [1, 8], deployment, context_tokens=64).crossover(gamma)
+    assert last
+    cells = grid(alpha, [gamma], [last, last + 1], deployment, context_tokens=64).cells
+    assert cells[gamma, last].speedup > 1.0 >= cells[gamma, last + 1].speedup
+
+
+def test_the_grid_does_not_move_the_crossing():
+    fine, coarse = grid(0.8, [4], [1, 4, 16, 64, 256], LOOK_UP), grid(0.8, [4], [2, 1000], LOOK_UP)
+    # Up to the tile edges, around which the curve crosses 1 more than once.
+    assert fine.crossover(4) == pytest.approx(coarse.crossover(4), rel=0.05)
+    # A grid that begins beyond the crossing still finds it.
+    assert grid(0.8, [4], [4000], LOOK_UP).crossover(4) == pytest.approx(fine.crossover(4), rel=0.05)
+
+
+def test_long_contexts_pay_longer():
+    short, long = (grid(0.8, [4], [1, 8], context_tokens=c).crossover(4) for c in (64, 300))
+    assert 0 < short < long
+    assert grid(0.8, [4], [1, 8], context_tokens=8192).crossover(4) is None
+
+
+def test_drafts_that_are_never_accepted_never_pay():
+    result = grid(0.0)
+    assert [result.crossover(g) for g in result.gammas] == [0, 0, 0]
+    assert result.last_paying_batch == 0
+    assert [result.best_gamma(b) for b in result.batches] == [0, 0, 0]
+
+
+def test_free_drafts_that_are_always_accepted_pay_without_end():
+    # γ = 1 for nothing: two tokens for at most twice the work.
+    assert grid(1.0, [1], [1], LOOK_UP).crossover(1) is None
+    assert grid(1.0, [1], [1], LOOK_UP).last_paying_batch is None
+
+
+@settings(max_examples=8)
+@given(st.sampled_from([2, 4, 8]), st.floats(0.3, 0.7), st.floats(0.0, 0.2))
+def test_better_acceptance_never_crosses_earlier(gamma, alpha, more):
+    worse, better = (grid(a, [gamma], [1, 64], LOOK_UP).crossover(gamma) for a in (alpha, alpha + more))
+    # Tile edges make the curve waver around 1 by a few percent of the batch.
+    assert better is None or (worse is not None and better >= 0.93 * worse)
+
+
+def test_the_last_paying_batch_is_the_largest_crossing():
+    result = grid(0.5, deployment=LOOK_UP)
+    assert result.last_paying_batch == max(result.crossover(g) for g in result.gammas)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.6, 0.8, 0.95])
+def test_best_gamma_is_the_argmax(alpha):
+    result = grid(alpha, gammas=(1, 2, 4, 8), deployment=LOOK_UP, batches=(1, 64, 256))
+    for batch in result.batches:
+        speedups = {g: result.cells[g, batch].speedup for g in result.gammas} | {0: 1.0}
+        assert speedups[result.best_gamma(batch)] == max(speedups.values())
+
+
+def test_a_cell_by_hand():
+    cell = grid(0.8, [3], [8]).cells[3, 8]
+    tau = 1 + 0.8 + 0.64 + 0.512
+    assert cell.speedup == pytest.approx(tau * cell.plain.seconds / cell.round.seconds)
+    assert cell.verify_ratio == cell.round.verify_s / cell.plain.verify_s > 1.0
+
+
+def test_a_cell_says_whether_its_cache_fits():
+    room = PAIR.fit().kv_tokens
+    most = room // (1024 + 3 + 1)
+    result = grid(0.8, [3], [most, most + 1])
+    assert [result.cells[3, b].fits for b in result.batches] == [True, False]
+
+
+def test_grids_are_sorted_and_said_once():
+    result = grid(0.5, [3, 1, 3], [8, 1])
+    assert (result.gammas, result.batches) == ((1, 3), (1, 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gammas": []}, "gamma='(empty)' must name at least one value"),
+        ({"batches": []}, "batch='(empty)' must name at least one value"),
+        ({"gammas": [0]}, "gamma=0 must be between 1 and 64"),
+        ({"gammas": [65]}, "gamma=65 must be between 1 and 64"),
+        ({"batches": [0]}, "batch=0 must be between 1"),
+        ({"batches": [LARGEST_BATCH + 1]}, "batch=65537 must be between 1 and 65536"),
+        ({"context_tokens": 0}, "context=0 must be at least 1"),
+        ({"context_tokens": 131_067}, "leave room for a round in the context of 131072"),
+        ({"deployment": PAIR.plain()}, "draft='(absent)' must be given"),
+    ],
+)
+def test_impossible_grids(changes, said):
+    with pytest.raises(InputError) as caught:
+        grid(0.8, **changes)
+    assert said in str(caught.value)
+
+
+def test_not_even_one_sequence_fits():
+    with pytest.raises(DoesNotFit, match="would fit"):
+        grid(0.8, deployment=deploy("llama-3-70b", "h100", draft="llama-3.1-8b"))

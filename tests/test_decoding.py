@@ -1,0 +1,169 @@
+"""A decode step taken apart: shares that add up, the desk and its what-ifs, the timeline."""
+
+import dataclasses
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.cost.streaming import stream
+from simulator.decoding import DecodeResult, decode
+from simulator.deployment import deploy
+from simulator.errors import DoesNotFit, InputError
+
+MODELS = {name: deploy(name, "h100") for name in ("llama-3.2-1b", "llama-3.1-8b", "deepseek-v2-lite", "gpt-oss-20b")}
+LLAMA = MODELS["llama-3.1-8b"]
+steps = st.builds(
+    lambda name, batch, context, new: decode(MODELS[name], batch=batch, context_tokens=context, new_tokens=new),
+    st.sampled_from(list(MODELS)), st.integers(1, 64), st.integers(1, 2000), st.integers(1, 8),
+)  # fmt: skip
+
+
+@pytest.fixture
+def step() -> DecodeResult:
+    return decode(LLAMA, batch=8, context_tokens=1000)
+
+
+@settings(max_examples=30)
+@given(steps)
+def test_causes_and_operators_add_up_to_the_step(step):
+    assert sum(step.by_cause.values()) == pytest.approx(step.step_s, rel=1e-12)
+    assert sum(seconds for _, seconds in step.by_operator) == pytest.approx(step.pass_cost.seconds, rel=1e-12)
+    assert step.host_s == step.by_cause["host"]
+    assert step.by_cause[step.binding] == max(step.by_cause.values())
+    assert 0 < step.bandwidth_share <= 1
+    assert 0 < step.flop_share <= step.sm_busy_share <= 1
+    assert step.tokens_per_s == step.batch / step.step_s
+
+
+def test_operators_come_longest_first(step):
+    seconds = [s for _, s in step.by_operator]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len({o.name for o, _ in step.by_operator}) == len(seconds)
+
+
+def test_article_one_sequence_waits_for_its_weights():
+    # 16 GB of weights pass 132 x 228 KiB of desk hundreds of times per token, and the SMs have next to nothing to do.
+    step = decode(LLAMA, batch=1, context_tokens=100)
+    assert step.binding == "weights"
+    assert step.desk_loads == pytest.approx(2 * 7.5e9 / (132 * 228 * 1024), rel=0.01)
+    assert step.sm_arithmetic_share == pytest.approx(2 * 7.5e9 / 989.4e12 / step.step_s, rel=0.02)
+    assert step.sm_arithmetic_share < 0.01
+    assert "so the SMs mostly wait" in step.verdict
+    assert "reading the weights from HBM takes" in step.verdict
+
+
+# The timeline
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_streamed_timeline_takes_as_long_as_the_pass(name):
+    step = decode(MODELS[name], batch=4, context_tokens=500)
+    assert step.timeline().seconds == pytest.approx(step.pass_cost.seconds, rel=1e-9)
+
+
+@settings(max_examples=10)
+@given(steps)
+def test_a_wiped_desk_is_slowest_and_a_prefetched_one_fastest(step):
+    wipe, streamed, ahead = (step.timeline(overlap).seconds for overlap in ("wipe", "stream", "prefetch"))
+    assert wipe >= streamed * (1 - 1e-9)
+    assert streamed >= ahead * (1 - 1e-9)
+
+
+def test_a_wiped_desk_adds_loads_and_arithmetic(step):
+    stages = step.pass_cost.stages()
+    assert step.timeline("wipe").seconds == pytest.approx(sum(s.gap_s + s.load_s + s.compute_s for s in stages))
+
+
+def loaded(step: DecodeResult, desk_bytes: float | None = None) -> float:
+    return sum(stage.bytes_ for stage in step.timeline(desk_bytes=desk_bytes).stages)
+
+
+def test_a_desk_as_large_as_the_weights_loads_none(step):
+    everything = loaded(step)
+    weights = step.pass_cost.total("weight_bytes")
+    rest = everything - weights
+    desk = LLAMA.gpu.desk_bytes
+    assert loaded(step, desk + weights) == pytest.approx(rest, rel=1e-3)
+    assert loaded(step, desk + weights / 2) == pytest.approx(rest + weights / 2, rel=1e-3)
+    assert loaded(step, desk) == everything
+    assert step.timeline(desk_bytes=desk + weights).seconds < 0.5 * step.timeline().seconds
+    assert all(s.load_s == 0.0 for s in step.timeline(desk_bytes=desk + weights).stages if s.bytes_ == 0)
+
+
+def test_a_desk_for_a_sixth_of_all_experts_keeps_a_sixth_of_those_awake():
+    step = decode(MODELS["gpt-oss-20b"], batch=1, context_tokens=100)
+    target = step.deployment.target
+    stored = step.budget.weight_bytes - 2 * target.decoder.embedding_parameters
+    awake = step.pass_cost.total("weight_bytes")
+    assert awake < stored / 3
+    kept = loaded(step) - loaded(step, LLAMA.gpu.desk_bytes + stored / 6)
+    assert kept == pytest.approx(awake / 6, rel=1e-3)
+
+
+def test_a_larger_desk_is_never_slower(step):
+    seconds = [step.timeline(desk_bytes=b).seconds for b in (3e7, 1e8, 1e9, 1e10, 1e11)]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+@pytest.mark.parametrize("detail", ["tile", "operator", "layer"])
+@pytest.mark.parametrize("overlap", ["stream", "wipe", "prefetch"])
+def test_spans_cover_the_pass_and_account_for_every_tile(step, detail, overlap):
+    timeline = step.timeline(overlap)
+    spans = timeline.spans(detail)
+    assert min(s.start_s for s in spans) >= 0.0
+    assert max(s.end_s for s in spans) == pytest.approx(timeline.seconds)
+    for track, share in zip(("HBM load", "SM compute"), timeline.busy, strict=True):
+        busy_s = sum(s.busy_s for s in spans if s.track == track)
+        assert busy_s == pytest.approx(share * timeline.seconds)
+        ordered = sorted((s for s in spans if s.track == track), key=lambda s: s.start_s)
+        if detail != "layer":
+            assert all(a.end_s <= b.start_s + 1e-12 for a, b in itertools.pairwise(ordered))
+    assert sum(s.bytes_ for s in spans) == sum(t.bytes_ for t in timeline.tiles)
+    if detail == "layer":
+        assert {f"layer {i}" for i in range(1, 33)} <= {s.name for s in spans}
+
+
+def test_the_timeline_is_the_pipeline_s(step):
+    timeline = step.timeline("prefetch", desk_bytes=1e6)
+    assert timeline.tiles == tuple(stream(timeline.stages, 1e6, "prefetch"))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"batch": 0}, "batch=0 must be at least 1"),
+        ({"batch": 2_000_000}, "batch=2000000 must be at most 1000000"),
+        ({"context_tokens": 0}, "context=0 must be at least 1"),
+        ({"new_tokens": 0}, "new_tokens=0 must be at least 1"),
+        ({"context_tokens": 131_072}, "leave room for the new token in the model's context of 131072"),
+    ],
+)
+def test_impossible_steps(kwargs, said):
+    with pytest.raises(InputError) as caught:
+        decode(LLAMA, **kwargs)
+    assert said in str(caught.value)
+
+
+def test_a_batch_that_does_not_fit():
+    with pytest.raises(DoesNotFit, match="KV cache for 4096 x 2001 tokens"):
+        decode(LLAMA, batch=4096, context_tokens=2000)
+
+
+def test_impossible_detail_and_desk(step):
+    with pytest.raises(InputError, match="detail='word' must be tile, operator or layer"):
+        step.timeline().spans("word")
+    with pytest.raises(InputError, match="desk_bytes=1 must be at least 2"):
+        step.timeline(desk_bytes=1)
+
+
+def test_host_time_is_the_engine_s():
+    slow = dataclasses.replace(
+        LLAMA, engine=dataclasses.replace(LLAMA.engine, host_step_s=1.0, host_per_sequence_s=0.0)
+    )
+    assert decode(slow, batch=2).step_s == pytest.approx(1.0 + decode(LLAMA, batch=2).pass_cost.seconds)
+    assert decode(slow).binding == "host"
