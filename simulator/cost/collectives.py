@@ -75,7 +75,7 @@ def _at_limit_s(gpus: int, link: Link, e: CollectiveEfficiency) -> Any:
     return np.minimum(one, _step_s(limit, gpus, 2, 2.0 * peers / gpus, e.t0_s, e.two_shot_bandwidth, link, e))
 
 
-def _step_s(  # noqa: PLR0917 -- the symbols of one formula, in its order
+def _step_s(
     message: Any, gpus: int, steps: int, copies: float, t0_s: float, share: float, link: Link, e: CollectiveEfficiency
 ) -> Any:
     latency = t0_s + steps * (link.latency_s + e.peer_s * (gpus - 1))

@@ -67,7 +67,7 @@ def effective_bytes_per_s(gpu: Gpu, fraction: float, desk_bytes: float | None = 
     return min(fraction * gpu.hbm_bytes_per_s, desk / gpu.hbm_latency_s)
 
 
-def matmul_time(  # noqa: PLR0917 -- m, n, k and bytes in the order of the formula
+def matmul_time(
     m: Any,
     n: Any,
     k: Any,
