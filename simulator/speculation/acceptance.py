@@ -25,6 +25,8 @@ MAX_GAMMA = 64
 """Longest chain anyone drafts; guards tables against typing errors."""
 _SMALLEST_ICC = 1e-9
 """Below it requests differ by less than 0.002 %, and the beta quantiles cannot be computed any more."""
+_SMALLEST_RATE = 1e-6
+"""Closer to 0 or 1 luck makes no difference, and the beta quantiles cannot be computed either."""
 _EFFECT_STREAM = (1 << 40) + 5  # beside the streams of `simulator.randomness`
 # Quantiles at which the population of requests is averaged: midpoints of equal shares.
 _POPULATION = (np.arange(2000) + 0.5) / 2000
@@ -131,7 +133,9 @@ class Acceptance:
 
         kappa = 1.0 / self.request_icc - 1.0
         columns = [
-            betaincinv(kappa * a, kappa * (1.0 - a), quantile) if 0.0 < a < 1.0 else np.full(len(quantile), a)
+            betaincinv(kappa * a, kappa * (1.0 - a), quantile)
+            if _SMALLEST_RATE < a < 1.0 - _SMALLEST_RATE
+            else np.full(len(quantile), a)
             for a in base
         ]
         return np.stack(columns, axis=1) if columns else np.zeros((len(quantile), 0))

@@ -201,3 +201,9 @@ def test_impossible_rates(data, said):
 def test_every_permitted_law_is_finite_and_soon(conditional, gamma, icc):
     tau = Acceptance(conditional, request_icc=icc).expected_tokens(gamma)
     assert 1.0 <= tau <= gamma + 1 + 1e-9
+
+
+@pytest.mark.parametrize("icc", [1e-300, 1e-12, 1e-9, 0.75, 1 - 1e-12])
+@pytest.mark.parametrize("rate", [5e-324, 1e-9, 2e-6, 1 - 2e-6, 1 - 1.2e-16])
+def test_vanishing_effects_and_rates_stay_finite(icc, rate):
+    assert Acceptance((rate,), request_icc=icc).expected_tokens(3) == pytest.approx(1 + 3 * rate, abs=2e-3)
