@@ -86,8 +86,8 @@ class DecodeResult:
 
     @property
     def sm_busy_share(self) -> float:
-        """Share of the step in which the SMs would be busy at the rate the calibration says they multiply when fed."""
-        return self.pass_cost.total("compute_s") / self.step_s
+        """Share of the step in which the SMs multiply, at the rate that large tiles reach (see `OperatorCost`)."""
+        return self.pass_cost.total("arithmetic_s") / self.step_s
 
     @property
     def sm_arithmetic_share(self) -> float:

@@ -74,7 +74,10 @@ class OperatorCost:
     total_s: float
     memory_s: float
     compute_s: float
+    """What the SMs would need if all operands were at hand: padded tiles, part-filled waves and serial loops included."""
     overhead_s: float
+    arithmetic_s: float = 0.0
+    """The FLOP alone, at the rate that large tiles reach: the part of `compute_s` in which the SMs really multiply."""
     weight_bytes: float = 0.0
     kv_bytes: float = 0.0
     activation_bytes: float = 0.0
@@ -150,9 +153,11 @@ class PassCost:
 
 def _stage(o: OperatorCost, layer: int, kept: float) -> Stage:
     share = 1.0 - kept * o.weight_bytes / o.bytes_ if o.bytes_ else 1.0
-    # What the smooth maximum adds to the slower side is time in which neither side makes headway.
-    gap_s = max(0.0, o.total_s - max(o.memory_s, o.compute_s))
-    return Stage(o.name, layer, gap_s, o.memory_s * share, o.compute_s, round(o.bytes_ * share))
+    load_s = o.memory_s * share
+    # Neither side makes headway while a kernel starts, in what the smooth maximum adds to the slower side, and while the
+    # SMs wait inside a kernel for longer than the load takes.
+    gap_s = max(0.0, o.total_s - max(o.memory_s, o.compute_s)) + max(0.0, o.compute_s - max(load_s, o.arithmetic_s))
+    return Stage(o.name, layer, gap_s, load_s, o.arithmetic_s, round(o.bytes_ * share))
 
 
 class AttentionKind(NamedTuple):
@@ -286,8 +291,21 @@ class ForwardCost:
         total_s, memory_s, compute_s, overhead_s = (float(part[0]) for part in self._time(o))
         message = float(o.message_bytes[0]) if o.message_bytes is not None else 0.0
         weight, activation, flop = float(o.weight_bytes[0]), float(o.activation_bytes[0]), float(o.flop[0])
+        reached = self.efficiency.matmul.compute * self.gpu.peak_flop_per_s(o.dtype)
+        arithmetic_s = min(compute_s, flop / reached)
         return OperatorCost(
-            o.name, repeat, total_s, memory_s, compute_s, overhead_s, weight, 0.0, activation, flop, message
+            o.name,
+            repeat,
+            total_s,
+            memory_s,
+            compute_s,
+            overhead_s,
+            arithmetic_s,
+            weight,
+            0.0,
+            activation,
+            flop,
+            message,
         )
 
     def _attention_costs(self, new: Sequence[int], cached: Sequence[int]) -> list[list[OperatorCost]]:
@@ -314,7 +332,10 @@ class ForwardCost:
         total_s, memory_s, compute_s, overhead_s = attention_time(
             load.sequences, load.query_tokens, kv_bytes, flop, rates
         )
-        return OperatorCost(name, repeat, total_s, memory_s, compute_s, overhead_s, kv_bytes=kv_bytes, flop=flop)
+        arithmetic_s = min(compute_s, flop / rates.flop_per_s)
+        return OperatorCost(
+            name, repeat, total_s, memory_s, compute_s, overhead_s, arithmetic_s, kv_bytes=kv_bytes, flop=flop
+        )
 
     # --- pricing -------------------------------------------------------------------------------------------------
     def _linear_operators(self, tokens: FloatArray) -> list[tuple[int, Operator]]:

@@ -80,8 +80,7 @@ def _decode_figures(result: DecodeResult) -> list[tuple[str, ...]]:
         ("what binds", CAUSES[result.binding]),
         (
             "SMs idle",
-            f"{1.0 - result.sm_arithmetic_share:.1%} of the step (its FLOP at the datasheet's peak; "
-            f"{1.0 - result.sm_busy_share:.1%} when the padding of small batches to whole tiles counts as work)",
+            f"{1.0 - result.sm_busy_share:.1%} of the step (busy: its FLOP at the rate that large tiles reach)",
         ),
         ("HBM traffic of one GPU", rows.share(units.show(result.bytes_per_s, "bytes_per_s"), result.bandwidth_share)),
         ("arithmetic of one GPU", rows.share(units.show(result.flop_per_s, "flop_per_s"), result.flop_share)),
