@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulator import catalog, units
-from simulator.errors import InputError, UnknownName
-from simulator.hardware import Figure, Provenance, Source
+from simulator import catalog
+from simulator.errors import InputError
+from simulator.hardware import Figure, Provenance, Source, read_figures
 from simulator.records import Record, read_record
 
 _FIGURES = {
@@ -89,20 +89,12 @@ def load_engine(name: str, *, base: Path | None = None) -> Engine:
     """The engine of a bundled name or a profile's path. Raises UnknownName or InputError."""
     path = catalog.locate("engine", name, base=base)
     file, where = read_record(EngineFile, path), str(path)
-    si: dict[str, float] = {}
-    for key, figure in file.figures.items():
-        if key not in _FIGURES:
-            raise UnknownName("figures", key, _FIGURES, where=where, kind="figure")
-        if figure.source not in file.sources:
-            raise UnknownName(
-                f"figures.{key}.source", figure.source, file.sources, where=where, kind="source of this file"
-            )
-        si[key] = units.parse(figure.value, _FIGURES[key], field=f"figures.{key}", where=where)
+    si, provenance = read_figures(file.figures, _FIGURES, file.sources, where)
+    for key in _FIGURES:
+        if key not in si:
+            raise InputError(f"figures.{key}", "(absent)", "be given", where=where)
         if si[key] < 0:
-            raise InputError(f"figures.{key}", figure.value, "be at least 0", where=where)
-    for key in _FIGURES.keys() - si.keys():
-        raise InputError(f"figures.{key}", "(absent)", "be given", where=where)
-    provenance = {k: Provenance(str(f.value), file.sources[f.source], f.note) for k, f in file.figures.items()}
+            raise InputError(f"figures.{key}", file.figures[key].value, "be at least 0", where=where)
     return Engine(
         name=file.name,
         title=file.title,

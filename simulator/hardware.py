@@ -194,7 +194,7 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
     where = str(path)
     for required in [n for n, (_, needed) in FIGURES.items() if needed and n not in file.figures]:
         raise InputError(f"figures.{required}", "(absent)", "be given", where=where)
-    si, provenance = _figures(file.figures, {n: d for n, (d, _) in FIGURES.items()}, file.sources, where)
+    si, provenance = read_figures(file.figures, {n: d for n, (d, _) in FIGURES.items()}, file.sources, where)
     for key, value in si.items():
         if value <= 0:
             raise InputError(f"figures.{key}", file.figures[key].value, "be greater than 0", where=where)
@@ -229,7 +229,7 @@ def load_link(name: str, *, base: Path | None = None) -> Link:
     path = catalog.locate("link", name, base=base)
     file = read_record(LinkFile, path)
     figures = {"bandwidth": file.bandwidth, "latency": file.latency}
-    si, provenance = _figures(figures, {"bandwidth": "bytes_per_s", "latency": "s"}, file.sources, str(path))
+    si, provenance = read_figures(figures, {"bandwidth": "bytes_per_s", "latency": "s"}, file.sources, str(path))
     if si["bandwidth"] <= 0:
         raise InputError("bandwidth", file.bandwidth.value, "be greater than 0", where=str(path))
     if si["latency"] < 0:
@@ -237,9 +237,10 @@ def load_link(name: str, *, base: Path | None = None) -> Link:
     return Link(file.name, file.title, si["bandwidth"], si["latency"], provenance)
 
 
-def _figures(
+def read_figures(
     figures: Mapping[str, Figure], dimensions: Mapping[str, str], sources: Mapping[str, Source], where: str
 ) -> tuple[dict[str, float], dict[str, Provenance]]:
+    """SI value and provenance of each figure of a profile; `dimensions` says which figures there are and their units."""
     si: dict[str, float] = {}
     provenance: dict[str, Provenance] = {}
     for key, figure in figures.items():
