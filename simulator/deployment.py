@@ -67,7 +67,10 @@ class Deployment:
 
     def fit(self, *, context_tokens: int = 1, sequences: int = 1) -> MemoryBudget:
         """Memory of one GPU. Raises DoesNotFit."""
-        return require_fit(self.target, self.engine, self.draft, context_tokens=context_tokens, sequences=sequences)
+        return require_fit(
+            self.target, self.engine, self.draft, context_tokens=context_tokens, sequences=sequences,
+            draft_tp=self.drafter.tensor_parallel if self.drafter else None,
+        )  # fmt: skip
 
 
 def deploy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulator import catalog, units
@@ -104,8 +105,12 @@ def require_fit(
     *,
     context_tokens: int = 1,
     sequences: int = 1,
+    draft_tp: Callable[[int], int] | None = None,
 ) -> MemoryBudget:
-    """The budget, or DoesNotFit with the missing bytes and the nearest TP or GPU that would do."""
+    """The budget, or DoesNotFit with the missing bytes and the nearest TP or GPU that would do.
+
+    `draft_tp` tells how many GPUs share the drafter where the target has so many; left out, it stays on as many as now.
+    """
     found = budget(target, engine, draft)
     needed = sequences * context_tokens * found.kv_bytes_per_token
     missing = needed - found.kv_bytes
@@ -118,12 +123,17 @@ def require_fit(
         f"({units.show(found.weight_bytes + found.draft_weight_bytes, 'bytes')} of it weights, "
         f"{units.show(needed, 'bytes')} KV cache for {sequences} x {context_tokens} tokens), which is "
         f"{units.show(missing, 'bytes')} more than the {units.show(found.usable_bytes, 'bytes')} the engine may use; "
-        + _what_would_fit(target, engine, draft, context_tokens, sequences)
+        + _what_would_fit(target, engine, draft, context_tokens, sequences, draft_tp)
     )
 
 
 def _what_would_fit(
-    target: ForwardCost, engine: Engine, draft: ForwardCost | None, context: int, sequences: int
+    target: ForwardCost,
+    engine: Engine,
+    draft: ForwardCost | None,
+    context: int,
+    sequences: int,
+    draft_tp: Callable[[int], int] | None,
 ) -> str:
     def fits(gpu_name: str, tp: int) -> bool:
         gpu = load_gpu(gpu_name) if gpu_name != target.gpu.name else target.gpu
@@ -132,9 +142,8 @@ def _what_would_fit(
             moved = ForwardCost(target.decoder, gpu, tp=tp, quantization=target.quantization)
             helper = None
             if draft:
-                # As `Drafter.tensor_parallel` would have it; a drafter on one GPU stays there.
-                shared = draft.tp > 1 and draft.decoder.attention.heads % tp == 0
-                helper = ForwardCost(draft.decoder, gpu, tp=tp if shared else 1, quantization=draft.quantization)
+                sharing = draft_tp(tp) if draft_tp else draft.tp
+                helper = ForwardCost(draft.decoder, gpu, tp=sharing, quantization=draft.quantization)
             found = budget(moved, engine, helper)
         except InputError:
             return False

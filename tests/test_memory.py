@@ -48,6 +48,21 @@ def test_every_suggestion_really_fits(model, kwargs, ask):
         assert deploy(model, gpu[1], **kwargs).fit(**ask)
 
 
+def test_a_drafter_alone_on_its_gpu_is_shared_where_the_target_is():
+    # The drafter has one GPU only because the target has: on four of each it takes a quarter of 2.5 GB.
+    with pytest.raises(DoesNotFit, match=r"--tp 4 "):
+        deploy("llama-3-70b", "l40s", draft="llama-3.2-1b").fit(context_tokens=4096, sequences=8)
+    assert deploy("llama-3-70b", "l40s", tp=4, draft="llama-3.2-1b").fit(context_tokens=4096, sequences=8)
+
+
+def test_a_drafter_bound_to_one_gpu_stays_there_in_suggestions(tmp_path):
+    bound = tmp_path / "bound.yaml"
+    bound.write_text("name: bound\ntitle: One GPU\nkind: model\nmodel: llama-3.2-1b\ntp: 1\n")
+    with pytest.raises(DoesNotFit, match=r"--tp 8 "):
+        deploy("llama-3-70b", "l40s", draft=str(bound)).fit(context_tokens=4096, sequences=8)
+    assert deploy("llama-3-70b", "l40s", tp=8, draft=str(bound)).fit(context_tokens=4096, sequences=8)
+
+
 def test_more_gpus_of_another_kind_where_neither_alone_would_do():
     with pytest.raises(DoesNotFit, match=r"--tp \d+ with --gpu") as caught:
         deploy("llama-3.1-405b", "h100").fit()

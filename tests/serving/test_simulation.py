@@ -111,6 +111,15 @@ def test_replicas_share_the_load_and_their_counters_add_up():
     assert output == result.main.requests["output_tokens"].sum()
 
 
+def test_a_replica_that_stood_idle_for_hours_joins_the_time_series():
+    # The busy replica's buckets have widened more than 1024-fold, the other one's are still 1/64 s.
+    hours = scenario(traffic=poisson(3, rate=1e-4, output=2), replicas=2)
+    run = simulate(hours).plain
+    assert set(run.requests["replica"]) == {0}
+    assert run.series[state.SERIES.index("output_tokens")].sum() == 6
+    assert run.bucket_s > state.FIRST_BUCKET_S * state.BUCKETS
+
+
 def test_utilisation_is_the_traffic_counted_by_hand():
     # One user, one long answer: HBM bytes per step are the weights and the KV cache of one token.
     result = simulate(scenario(traffic=poisson(1, prompt=10, output=200), engine="ideal"))
