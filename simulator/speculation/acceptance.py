@@ -149,13 +149,20 @@ class Acceptance:
 
     def expected_tokens(self, gamma: int) -> float:
         """Mean tokens per round of a request drawn at random, τ(γ); rounds without a match yield 1."""
-        if gamma == 0:
-            return 1.0
-        if self.alike:
-            matched = float(chain_tokens(self.conditional(gamma)))
-        else:
-            matched = float(np.mean(chain_tokens(self.at_quantile(_POPULATION, gamma))))
-        return 1.0 + self.match_probability * (matched - 1.0)
+        return float(np.mean(self._tokens_by_request(gamma)))
+
+    def live_tokens(self, gamma: int) -> float:
+        """Mean tokens per round of a batch that is kept full, 1 / E[1/τ_r] over requests r of equal answers.
+
+        Requests with bad luck take more rounds for their answers, so more of a batch's rounds are theirs, and the mean over
+        rounds lies below `expected_tokens`, the mean over requests. Renewal argument: E[tokens] / E[rounds] per answer.
+        """
+        return float(1.0 / np.mean(1.0 / self._tokens_by_request(gamma)))
+
+    def _tokens_by_request(self, gamma: int) -> FloatArray:
+        # τ_r [quantiles of the population], one where all are alike.
+        rates = self.at_quantile(np.array([0.5]) if self.alike else _POPULATION, gamma)
+        return 1.0 + self.match_probability * (chain_tokens(rates) - 1.0)
 
     def length_distribution(self, gamma: int) -> FloatArray:
         """P(x of γ drafts accepted) for x = 0..γ [gamma + 1], given a match, averaged over requests."""

@@ -23,7 +23,7 @@ class RoundCost:
     """The drafter's passes without host time."""
     host_s: float
     tokens_per_sequence: float
-    """τ: tokens that reach each user per round, on average."""
+    """τ: tokens that reach each user per round, averaged over the rounds of a full batch (`Acceptance.live_tokens`)."""
     drafted_per_sequence: float
     """γ, times the share of rounds that find a draft at all."""
 
@@ -64,7 +64,7 @@ def round_cost(
     round left behind, the others one token per sequence (DESIGN §4). Without `draft` the drafts are looked up (n-gram):
     only the share of sequences with a match is verified at full length.
     """
-    tau = acceptance.expected_tokens(gamma) if acceptance and gamma else 1.0
+    tau = acceptance.live_tokens(gamma) if acceptance and gamma else 1.0
     match = acceptance.match_probability if acceptance and gamma else 1.0
     # Ragged verification: with a match γ + 1 tokens, without one a single token. A mean between two whole numbers of
     # matches is their mixture, so that a batch of 1 with a match in 40 % of its rounds pays for those 40 %.
