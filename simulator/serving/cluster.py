@@ -51,6 +51,9 @@ class Replica:
         self.state[0].bucket_s = state.FIRST_BUCKET_S
         self.queue = np.zeros(n, dtype=np.int64)
         self.done = np.zeros(n, dtype=np.int64)
+        self.answered = 0
+        """Finished requests that the router has heard of; the loop is ahead of it by the step that is running."""
+        self._finish_s = requests["finish_s"]
         self.gaps = np.zeros(state.GAP_BINS, dtype=np.int64)
         self.series = np.zeros((len(state.SERIES), state.BUCKETS))
         self._advance = advance
@@ -71,11 +74,16 @@ class Replica:
         """Runs every step that starts before `until_s`; returns how many requests finished."""
         return int(self._advance(until_s, stop_on_finish, *self._arguments))
 
+    def hear(self, now_s: float) -> None:
+        """The router learns of the answers that are complete by `now_s`."""
+        finished = int(self.state[0].finished)
+        while self.answered < finished and self._finish_s[self.done[self.answered]] <= now_s:
+            self.answered += 1
+
     @property
     def outstanding(self) -> int:
-        """Requests submitted and not finished."""
-        row = self.state[0]
-        return int(row.submitted - row.finished)
+        """Requests submitted whose answers the router has not heard of."""
+        return int(self.state[0].submitted) - self.answered
 
     @property
     def clock_s(self) -> float:
@@ -159,6 +167,7 @@ def _routed(pool: list[Replica], requests: Any, admitted: NDArray[np.int64], tel
             yield env.timeout(max(0.0, arrival_s - env.now))
             for replica in pool:
                 replica.advance(arrival_s)
+                replica.hear(arrival_s)
             _submit(pool, requests, index)
             if number % _CHUNK == 0:
                 tell(number, len(admitted))
@@ -199,7 +208,6 @@ def _closed_loop(
 
     def serve(number: int) -> Generator[Any, Any, None]:
         replica = pool[number]
-        seen = 0
         while True:
             if replica.outstanding == 0:
                 wake[number] = env.event()
@@ -209,12 +217,11 @@ def _closed_loop(
             replica.advance(max(env.peek(), np.nextafter(env.now, np.inf)), stop_on_finish=True)
             if replica.clock_s > env.now:
                 yield env.timeout(replica.clock_s - env.now)
-            finished = int(replica.state[0].finished)
-            for _ in range(seen, finished):
+            seen, replica.answered = replica.answered, int(replica.state[0].finished)
+            for _ in range(seen, replica.answered):
                 next_question()
-            if finished // _CHUNK > seen // _CHUNK:
-                tell(finished, len(admitted))
-            seen = finished
+            if replica.answered // _CHUNK > seen // _CHUNK:
+                tell(replica.answered, len(admitted))
 
     for number in range(len(pool)):
         env.process(serve(number))

@@ -78,7 +78,10 @@ def simulate(scenario: Scenario, progress: Progress | None = None) -> Simulation
     Raises MemwallError where the deployment does not fit or no request can be served.
     """
     deployment = scenario.deployment()
-    limit = scenario.max_context_tokens or deployment.target.decoder.max_context_tokens
+    own, limit = deployment.target.decoder.max_context_tokens, scenario.max_context_tokens
+    if own is not None and limit is not None and limit > own:
+        raise InputError("max_context_tokens", limit, f"be at most the {own} tokens of {deployment.target.decoder.name}")
+    limit = limit or own
     traffic = generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
     variants: list[tuple[str, Deployment, int, Acceptance | None]] = [("plain", deployment.plain(), 0, None)]
     if scenario.speculation is not None:

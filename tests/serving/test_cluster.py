@@ -72,6 +72,20 @@ def test_least_loaded_router_prefers_the_emptier_replica_then_the_first():
     assert requests["replica"].tolist() == [0, 1, 0, 0]
 
 
+def test_the_router_does_not_know_what_a_running_step_will_finish():
+    # At 0.5 s the answer of the second request is still being computed (0.1–1.1 s), so both replicas have one request.
+    requests, _ = run(traffic([0.0, 0.1, 0.5], [1] * 3, [9, 1, 1]), replicas=2)
+    assert requests["replica"].tolist() == [0, 1, 0]
+
+
+def test_the_router_of_a_closed_loop_does_not_know_it_either():
+    # On the first: 0 (0–9 s) and 2 (0–1 s); on the second: 1 (0–1 s), then 3 (1–3 s). 4 is asked at 2.5 s, one each.
+    arrivals, think = [0.0, 0.0, 0.0, np.nan, np.nan], [0.0, 0.0, 0.0, 0.0, 1.5]
+    requests, _ = run(traffic(arrivals, [1] * 5, [9, 1, 1, 2, 1], users=3, think_s=think), replicas=2)
+    assert requests["arrival_s"].tolist() == [0.0, 0.0, 0.0, 1.0, 2.5]
+    assert requests["replica"].tolist() == [0, 1, 0, 1, 0]
+
+
 def test_two_replicas_halve_the_load():
     n = 5000
     requests, pool = run(traffic(poisson(n, 1.0), [1] * n, [1] * n), replicas=2, max_sequences=1)

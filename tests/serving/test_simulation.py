@@ -151,6 +151,11 @@ def test_an_eagle_head_takes_kv_room_from_the_requests():
     assert result.main.total_blocks < result.plain.total_blocks
 
 
+def test_a_context_beyond_the_model_s_own_is_refused():
+    with pytest.raises(InputError, match="max_context_tokens=1000000 must be at most the 131072 tokens"):
+        simulate(scenario(max_context_tokens=1_000_000))
+
+
 def test_a_model_that_does_not_fit_is_refused():
     with pytest.raises(DoesNotFit, match=r"needs .* more than .* would fit"):
         simulate(scenario(model="llama-3.1-70b"))
