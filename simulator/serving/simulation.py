@@ -80,7 +80,9 @@ def simulate(scenario: Scenario, progress: Progress | None = None) -> Simulation
     deployment = scenario.deployment()
     own, limit = deployment.target.decoder.max_context_tokens, scenario.max_context_tokens
     if own is not None and limit is not None and limit > own:
-        raise InputError("max_context_tokens", limit, f"be at most the {own} tokens of {deployment.target.decoder.name}")
+        raise InputError(
+            "max_context_tokens", limit, f"be at most the {own} tokens of {deployment.target.decoder.name}"
+        )
     limit = limit or own
     traffic = generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
     variants: list[tuple[str, Deployment, int, Acceptance | None]] = [("plain", deployment.plain(), 0, None)]
