@@ -132,13 +132,14 @@ class Acceptance:
         from scipy.special import betaincinv
 
         kappa = 1.0 / self.request_icc - 1.0
-        columns = [
-            betaincinv(kappa * a, kappa * (1.0 - a), quantile)
+        # Once for each rate: most laws hold one rate over many depths, and a million quantiles take seconds.
+        column = {
+            a: betaincinv(kappa * a, kappa * (1.0 - a), quantile)
             if _SMALLEST_RATE < a < 1.0 - _SMALLEST_RATE
             else np.full(len(quantile), a)
-            for a in base
-        ]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(quantile), 0))
+            for a in set(base.tolist())
+        }
+        return np.stack([column[a] for a in base.tolist()], axis=1) if gamma else np.zeros((len(quantile), 0))
 
     def per_request(self, seed: int, requests: int, gamma: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rates [rows, gamma] and the row of each request; the draw of request r is a pure function of (seed, r)."""
