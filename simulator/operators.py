@@ -19,7 +19,7 @@ from simulator.errors import InputError
 from simulator.quantization import Formats
 
 FloatArray = NDArray[np.float64]
-Kind = Literal["matmul", "elementwise", "all_reduce"]
+Kind = Literal["matmul", "elementwise", "all_reduce", "all_gather"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Operator:
     dtype: str = "bf16"
     """Format the product is computed in."""
     message_bytes: FloatArray | None = None
-    """What an all-reduce sums."""
+    """What an all-reduce sums, or what every rank holds after an all-gather."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,15 @@ def layer_operators(decoder: Decoder, kind: LayerKind, formats: Formats, tp: int
     return operators
 
 
-def edge_operators(decoder: Decoder, formats: Formats, tokens: FloatArray) -> list[Operator]:
-    """What happens once per pass for every token: embedding rows, an EAGLE head's input projection, the final norm."""
+def edge_operators(decoder: Decoder, formats: Formats, tokens: FloatArray, tp: int = 1) -> list[Operator]:
+    """What happens once per pass for every token: embedding rows, an EAGLE head's input projection, the final norm.
+
+    The vocabulary is split over the ranks: a token's row is on one of them and is summed with the others' zeros.
+    """
     build = _Builder(decoder.hidden_size, formats, tokens)
     operators = [build.elementwise("embedding", 2 * decoder.hidden_size)]
+    if tp > 1:
+        operators.append(build.all_reduce("embedding_all_reduce"))
     if decoder.extra_input_size:
         operators.append(build.matmul("input_fc", decoder.extra_input_size, decoder.hidden_size, formats.weight_bytes))
     operators.append(build.elementwise("final_norm", 4 * decoder.hidden_size))
@@ -197,12 +202,17 @@ def edge_operators(decoder: Decoder, formats: Formats, tokens: FloatArray) -> li
 
 
 def head_operators(decoder: Decoder, formats: Formats, tp: int, rows: FloatArray) -> list[Operator]:
-    """LM head and sampling for the `rows` [points] whose logits are needed; the vocabulary is split over the ranks."""
+    """LM head and sampling for the `rows` [points] whose logits are needed.
+
+    The vocabulary is split over the ranks; its logits are gathered, for every rank samples from all of them.
+    """
     build = _Builder(decoder.hidden_size, formats, rows)
     columns = -(-decoder.vocab_size // tp)
+    operators = [build.matmul("lm_head", decoder.hidden_size, columns, formats.head_bytes, dtype_of="head")]
+    if tp > 1:
+        operators.append(build.all_gather("logits_all_gather", decoder.vocab_size))
     # Logits are read once more by the sampler, in fp32.
-    sampler = build.elementwise("sampler", 2 * columns * 4 / formats.model_bytes)
-    return [build.matmul("lm_head", decoder.hidden_size, columns, formats.head_bytes, dtype_of="head"), sampler]
+    return [*operators, build.elementwise("sampler", 2 * decoder.vocab_size * 4 / formats.model_bytes)]
 
 
 def experts_touched(tokens: FloatArray, experts: int, per_token: int) -> FloatArray:
@@ -280,8 +290,14 @@ class _Builder:
         return Operator(name, "elementwise", self.zero, self.zero, moved, self.tokens)
 
     def all_reduce(self, name: str) -> Operator:
-        message = self.tokens * self.hidden_size * self.formats.model_bytes
-        return Operator(name, "all_reduce", self.zero, self.zero, self.zero, self.tokens, message_bytes=message)
+        return self._collective(name, "all_reduce", self.hidden_size)
+
+    def all_gather(self, name: str, values_per_token: int) -> Operator:
+        return self._collective(name, "all_gather", values_per_token)
+
+    def _collective(self, name: str, kind: Kind, values_per_token: int) -> Operator:
+        message = self.tokens * values_per_token * self.formats.model_bytes
+        return Operator(name, kind, self.zero, self.zero, self.zero, self.tokens, message_bytes=message)
 
 
 def _sixteen_bit(formats: Formats) -> str:

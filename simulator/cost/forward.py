@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.architecture import Decoder
-from simulator.cost.collectives import all_reduce_s
+from simulator.cost.collectives import all_gather_s, all_reduce_s
 from simulator.cost.efficiency import Efficiency, load_efficiency
 from simulator.cost.roofline import AttentionRates, attention_rates, attention_time, elementwise_time, matmul_time
 from simulator.cost.streaming import Stage
@@ -283,7 +283,7 @@ class ForwardCost:
             costs = [self._cost(o, kind.count) for o in operators]
             at = 1 + next(i for i, o in enumerate(operators) if o.name == "rotary")
             layers.append((kind.count, (*costs[:at], *kernels, *costs[at:])))
-        edges = [self._cost(o, 1) for o in edge_operators(self.decoder, self.formats, tokens)]
+        edges = [self._cost(o, 1) for o in edge_operators(self.decoder, self.formats, tokens, self.tp)]
         heads = [self._cost(o, 1) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
         return PassCost(tuple(layers), tuple(edges[:-1]), (edges[-1], *(heads if batch.rows else ())))
 
@@ -345,14 +345,15 @@ class ForwardCost:
             for kind in self.decoder.layer_kinds
             for o in layer_operators(self.decoder, kind, self.formats, self.tp, tokens)
         ]
-        return operators + [(1, o) for o in edge_operators(self.decoder, self.formats, tokens)]
+        return operators + [(1, o) for o in edge_operators(self.decoder, self.formats, tokens, self.tp)]
 
     def _time(self, o: Operator) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """(total, memory, compute, overhead) seconds [points]; nothing to do takes no time."""
         work = o.m > 0
         zero = np.zeros_like(o.m)
-        if o.kind == "all_reduce":
-            total = np.where(work, all_reduce_s(o.message_bytes, self.tp, self.link, self.efficiency.all_reduce), 0.0)
+        if o.kind in ("all_reduce", "all_gather"):
+            collective_s = all_reduce_s if o.kind == "all_reduce" else all_gather_s
+            total = np.where(work, collective_s(o.message_bytes, self.tp, self.link, self.efficiency.all_reduce), 0.0)
             return total, zero, zero, total
         if o.kind == "elementwise":
             t = elementwise_time(o.activation_bytes, work.astype(float), self.gpu, self.efficiency.elementwise)
