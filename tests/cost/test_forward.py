@@ -170,7 +170,8 @@ def test_one_gpu_communicates_nothing_and_several_do():
     alone = ForwardCost(SPLIT.decoder, GPU).pass_cost(batch)
     assert alone.by_cause()["communication"] == 0.0
     assert SPLIT.pass_cost(batch).by_cause()["communication"] > 0.0
-    assert sum(o.repeat for o in SPLIT.pass_cost(batch).operators if o.message_bytes) == 2 * 32 + 2  # and at both ends, the vocabulary
+    both_ends = 2  # the vocabulary is split too
+    assert sum(o.repeat for o in SPLIT.pass_cost(batch).operators if o.message_bytes) == 2 * 32 + both_ends
 
 
 @settings(max_examples=30)
