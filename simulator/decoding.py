@@ -12,7 +12,7 @@ from simulator.cost.streaming import Overlap, Stage, Tile, busy_share, stream
 from simulator.deployment import Deployment
 from simulator.errors import InputError
 from simulator.memory import MemoryBudget, weights_on_gpu
-from simulator.operators import embedding_weight_bytes
+from simulator.operators import embedding_weight_bytes, head_weight_bytes
 
 _BINDING = {
     "weights": "reading the weights from HBM",
@@ -122,7 +122,7 @@ class DecodeResult:
         # What a pass may read: all experts, though one pass wakes only some, but not the embedding, of which it reads rows.
         target = self.deployment.target
         matrices = weights_on_gpu(target)
-        if not target.decoder.tied_head:
+        if head_weight_bytes(target.decoder, target.formats, target.tp):  # else the embedding is the LM head
             matrices -= embedding_weight_bytes(target.decoder, target.formats, target.tp)
         stages = self.pass_cost.stages(kept=min(1.0, max(0.0, desk - physical) / matrices))
         return Timeline(tuple(stages), tuple(stream(stages, desk, overlap)), overlap, desk)

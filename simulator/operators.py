@@ -227,8 +227,10 @@ def embedding_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float
 
 
 def head_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
-    """Bytes of one rank's columns of the LM head; 0 where it is the embedding."""
-    return 0.0 if decoder.tied_head else -(-decoder.vocab_size // tp) * decoder.hidden_size * formats.head_bytes
+    """Bytes of one rank's columns of the LM head; 0 where it is the embedding itself, in the embedding's own format."""
+    if decoder.tied_head and formats.head_bytes == formats.embedding_bytes:
+        return 0.0
+    return -(-decoder.vocab_size // tp) * decoder.hidden_size * formats.head_bytes
 
 
 def stored_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:

@@ -146,6 +146,17 @@ def test_quantised_formats_shrink_weights_and_cache():
     assert narrow.kv_bytes_per_token == wide.kv_bytes_per_token / 2
 
 
+def test_a_tied_head_in_another_format_is_a_second_copy():
+    # The embedding's rows stay in 16 bit, so an int8 head of the same matrix has to be stored beside it.
+    tied, copied = (
+        weights_on_gpu(deploy("llama-3.2-1b", "h100", quantization=Quantization(lm_head=form)).target)
+        for form in ("model", "int8")
+    )
+    assert copied - tied == pytest.approx(128_256 * 2048, rel=2e-3)
+    same = deploy("llama-3.2-1b", "h100", quantization=Quantization(lm_head="bf16")).target
+    assert weights_on_gpu(same) == tied
+
+
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.01])
 def test_impossible_utilization(share):
     with pytest.raises(InputError, match=r"memory_utilization=.* must be above 0 and at most 1"):
