@@ -65,11 +65,11 @@ class Deployment:
         """The same without a drafter; its memory becomes KV cache."""
         return replace(self, drafter=None, draft=None)
 
-    def fit(self, *, context_tokens: int = 1, sequences: int = 1) -> MemoryBudget:
-        """Memory of one GPU. Raises DoesNotFit."""
+    def fit(self, *, context_tokens: int = 1, sequences: int = 1, gamma: int = 0) -> MemoryBudget:
+        """Memory of one GPU, with room for the logits of `gamma` drafts per sequence. Raises DoesNotFit."""
         return require_fit(
             self.target, self.engine, self.draft, context_tokens=context_tokens, sequences=sequences,
-            draft_tp=self.drafter.tensor_parallel if self.drafter else None,
+            gamma=gamma, draft_tp=self.drafter.tensor_parallel if self.drafter else None,
         )  # fmt: skip
 
 

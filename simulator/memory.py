@@ -80,8 +80,8 @@ def activation_bytes(cost: ForwardCost, tokens: int, rows: int) -> float:
     return tokens * per_token + rows * cost.decoder.vocab_size * 2 * 4.0
 
 
-def budget(target: ForwardCost, engine: Engine, draft: ForwardCost | None = None) -> MemoryBudget:
-    """The budget of one GPU; it may be negative, see `require_fit`."""
+def budget(target: ForwardCost, engine: Engine, draft: ForwardCost | None = None, gamma: int = 0) -> MemoryBudget:
+    """The budget of one GPU that verifies up to `gamma` drafts at once; it may be negative, see `require_fit`."""
     settings = engine.settings
     if not 0.0 < settings.memory_utilization <= 1.0:
         raise InputError("memory_utilization", settings.memory_utilization, "be above 0 and at most 1")
@@ -91,7 +91,9 @@ def budget(target: ForwardCost, engine: Engine, draft: ForwardCost | None = None
         usable_bytes=target.gpu.hbm_bytes * settings.memory_utilization,
         weight_bytes=weights_on_gpu(target),
         draft_weight_bytes=draft_weights_on_gpu(draft, target) if draft else 0.0,
-        activation_bytes=activation_bytes(target, settings.max_batched_tokens, settings.max_sequences),
+        activation_bytes=activation_bytes(
+            target, settings.max_batched_tokens, min(settings.max_batched_tokens, settings.max_sequences * (gamma + 1))
+        ),
         reserved_bytes=engine.reserved_bytes,
         kv_bytes_per_token=kv_bytes_per_token(target) + draft_kv,
         draft_kv_bytes_per_token=draft_kv,
@@ -105,13 +107,14 @@ def require_fit(
     *,
     context_tokens: int = 1,
     sequences: int = 1,
+    gamma: int = 0,
     draft_tp: Callable[[int], int] | None = None,
 ) -> MemoryBudget:
     """The budget, or DoesNotFit with the missing bytes and the nearest TP or GPU that would do.
 
     `draft_tp` tells how many GPUs share the drafter where the target has so many; left out, it stays on as many as now.
     """
-    found = budget(target, engine, draft)
+    found = budget(target, engine, draft, gamma)
     needed = sequences * context_tokens * found.kv_bytes_per_token
     missing = needed - found.kv_bytes
     if missing <= 0:
@@ -123,7 +126,7 @@ def require_fit(
         f"({units.show(found.weight_bytes + found.draft_weight_bytes, 'bytes')} of it weights, "
         f"{units.show(needed, 'bytes')} KV cache for {sequences} x {context_tokens} tokens), which is "
         f"{units.show(missing, 'bytes')} more than the {units.show(found.usable_bytes, 'bytes')} the engine may use; "
-        + _what_would_fit(target, engine, draft, context_tokens, sequences, draft_tp)
+        + _what_would_fit(target, engine, draft, context_tokens, sequences, gamma, draft_tp)
     )
 
 
@@ -133,6 +136,7 @@ def _what_would_fit(
     draft: ForwardCost | None,
     context: int,
     sequences: int,
+    gamma: int,
     draft_tp: Callable[[int], int] | None,
 ) -> str:
     def fits(gpu_name: str, tp: int) -> bool:
@@ -144,7 +148,7 @@ def _what_would_fit(
             if draft:
                 sharing = draft_tp(tp) if draft_tp else draft.tp
                 helper = ForwardCost(draft.decoder, gpu, tp=sharing, quantization=draft.quantization)
-            found = budget(moved, engine, helper)
+            found = budget(moved, engine, helper, gamma)
         except InputError:
             return False
         return tp <= gpu.gpus_per_node and found.kv_bytes >= sequences * context * found.kv_bytes_per_token

@@ -157,6 +157,14 @@ def test_a_tied_head_in_another_format_is_a_second_copy():
     assert weights_on_gpu(same) == tied
 
 
+def test_verification_needs_logits_for_every_drafted_token():
+    deployment = deploy("llama-3.1-8b", "h100", draft="llama-3.2-1b")
+    plain, speculative, long = (deployment.fit(gamma=gamma).activation_bytes for gamma in (0, 4, 64))
+    assert speculative - plain == 256 * 4 * 128_256 * 8
+    # A step of 8192 tokens has no more than 8192 rows of logits.
+    assert long - plain == (8192 - 256) * 128_256 * 8
+
+
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.01])
 def test_impossible_utilization(share):
     with pytest.raises(InputError, match=r"memory_utilization=.* must be above 0 and at most 1"):

@@ -121,7 +121,7 @@ def speculate(
         )
     if deployment.drafter is None:
         raise InputError("draft", "(absent)", "be given")
-    deployment.fit(context_tokens=context_tokens, sequences=1)
+    deployment.fit(context_tokens=context_tokens, sequences=1, gamma=min(gammas))
     gammas, batches = tuple(sorted(set(gammas))), tuple(sorted(set(batches)))
     cells = {(g, b): _cell(deployment, acceptance, context_tokens, g, b) for g in gammas for b in batches}
     return SpeculateResult(deployment, acceptance, context_tokens, gammas, batches, cells)
@@ -134,5 +134,5 @@ def _cell(deployment: Deployment, acceptance: Acceptance, context_tokens: int, g
         target, engine, sequences=batch, context_tokens=context_tokens, gamma=gamma, acceptance=acceptance,
         draft=deployment.draft,
     )  # fmt: skip
-    room = budget(deployment.target, deployment.engine, deployment.draft).kv_tokens
+    room = budget(deployment.target, deployment.engine, deployment.draft, gamma).kv_tokens
     return Cell(cost, plain, batch * (context_tokens + gamma + 1) <= room)

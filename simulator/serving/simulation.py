@@ -113,7 +113,7 @@ def _run(
     law: Acceptance | None,
     progress: Progress | None,
 ) -> Run:
-    budget = deployment.fit()
+    budget = deployment.fit(gamma=gamma)
     settings = deployment.engine.settings
     total_blocks = budget.kv_blocks(settings.block_tokens)
     if gamma + 1 > settings.max_batched_tokens:

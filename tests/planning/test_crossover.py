@@ -85,7 +85,7 @@ def test_a_cell_by_hand():
 
 
 def test_a_cell_says_whether_its_cache_fits():
-    room = PAIR.fit().kv_tokens
+    room = PAIR.fit(gamma=3).kv_tokens
     most = room // (1024 + 3 + 1)
     result = grid(0.8, [3], [most, most + 1])
     assert [result.cells[3, b].fits for b in result.batches] == [True, False]

@@ -140,7 +140,7 @@ def test_ngram_drafting_needs_no_draft_model():
     acceptance = {"alpha": 0.6, "match_probability": 0.5}
     result = simulate(scenario(speculation=speculative(acceptance=acceptance, draft="ngram")))
     assert result.deployment.draft is None
-    assert result.main.budget.kv_tokens == result.plain.budget.kv_tokens
+    assert result.main.budget.draft_weight_bytes == result.main.budget.draft_kv_bytes_per_token == 0
     assert 1 < result.main.summary.tokens_per_round < 4
 
 
