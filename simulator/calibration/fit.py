@@ -2,6 +2,8 @@
 
     python -m simulator.calibration.fit KERNELS_FOLDER --gpu h100-sxm -o hardware_profiles/calibrations/h100-sxm.yaml
 
+A folder of layer timings does as well (`layer_timings`).
+
 Bounded least squares on log residuals (scipy), so that a microsecond kernel weighs as much as a millisecond one. The
 error that is written down is measured on matrices, head shapes or message sizes that the fit did not see: they are split
 at random, and every part is predicted by a fit on the rest. The parameters written down are fitted on all of them.
@@ -33,7 +35,7 @@ from simulator.cost.efficiency import (
     Parameter,
     Rows,
 )
-from simulator.cost.roofline import attention_rates, attention_time, matmul_time
+from simulator.cost.roofline import attention_rates, attention_time, l2_share, matmul_time
 from simulator.errors import MemwallError
 from simulator.hardware import Gpu, Link, load_gpu, load_link
 
@@ -43,8 +45,6 @@ Bounds = Mapping[str, tuple[float, float, float]]
 
 MAX_ROWS = 5000
 """Rows of one fit, drawn at random, so that it takes a second. All rows are scored."""
-L2_SHARPNESS = 6
-"""How sharply a hot loop's hits in L2 end once its working set exceeds the capacity."""
 SMALL_TOKENS = 64
 """Matmuls of at most so many tokens are also scored apart: decoding lives there."""
 
@@ -180,7 +180,7 @@ def matmul_problem(columns: Columns, gpu: Gpu, dtype: str = "bf16") -> Problem:
         weights = width * c["n"] * c["k"]
         activations = c["m"] * (width * c["k"] + 2.0 * c["n"])
         working_set = kernel_tables.MATMUL_WEIGHT_COPIES * weights + activations
-        resident = (weights + activations) * _l2_share(working_set, gpu)
+        resident = (weights + activations) * l2_share(working_set, gpu)
         e = MatmulEfficiency(**values)
         time = matmul_time(c["m"], c["n"], c["k"], weights, activations, dtype, gpu, e, resident_bytes=resident)
         return np.asarray(time.total_s)
@@ -207,7 +207,7 @@ def attention_problem(
             flop = rates.flop_per_pair * s * q * (keys - q + (q + 1) / 2)
             # A hot loop's hits in L2 also serve queries and output, so the saving is stated on all bytes.
             all_bytes = kv_bytes + s * q * rates.query_bytes
-            saved = all_bytes * _l2_share(all_bytes, gpu) * (1.0 - 1.0 / e.l2_speedup)
+            saved = all_bytes * l2_share(all_bytes, gpu) * (1.0 - 1.0 / e.l2_speedup)
             seconds[i] = _compiled_rows()(s, s * q, kv_bytes - saved, flop, rates)
         return seconds
 
@@ -259,7 +259,7 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
     }
     rows = {kind: table.columns for kind, table in tables.items()}
     prefill = attention_problem(rows["prefill_attention"], gpu, "prefill")
-    compute = _rounded(solve(prefill, seed).values["compute"])
+    compute = rounded(solve(prefill, seed).values["compute"])
     problems = {
         "matmul": matmul_problem(rows["matmul"], gpu),
         "decode_attention": attention_problem(rows["decode_attention"], gpu, "decode", compute=compute),
@@ -272,10 +272,10 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
         for kind, problem in problems.items()
     }
     errors["matmul_small"] = errors["matmul"][rows["matmul"]["m"] <= SMALL_TOKENS]
-    means = {kind: _rounded(float(e.mean()), 3) for kind, e in sorted(errors.items())}
-    parameters = {kind: _parameters(problem, seed) for kind, problem in problems.items()}
-    fitted = parameters.pop("exchange")
-    parameters["all_reduce"] |= {name: fitted[name] for name in EXCHANGE}
+    means = {kind: rounded(float(e.mean()), 3) for kind, e in sorted(errors.items())}
+    fits = {kind: parameters(problem, seed) for kind, problem in problems.items()}
+    exchange = fits.pop("exchange")
+    fits["all_reduce"] |= {name: exchange[name] for name in EXCHANGE}
     return CalibrationFile(
         name=gpu.name,
         kind="fitted",
@@ -285,7 +285,7 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
         date=date,
         note=_note(tables, link),
         elementwise={name: Parameter(value=value) for name, value in ELEMENTWISE_SET.items()},
-        **parameters,
+        **fits,
         rows={kind: Rows(used=t.used, dropped=dict(t.dropped)) for kind, t in tables.items()},
         typical_error=means | {"elementwise": ELEMENTWISE_ERROR},
     )
@@ -299,8 +299,10 @@ def text_of(file: CalibrationFile) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; the exit code."""
+    from simulator.calibration import layer_timings  # which fits with this module, hence not at the top
+
     parser = argparse.ArgumentParser(prog="python -m simulator.calibration.fit", description=__doc__.splitlines()[0])
-    parser.add_argument("kernels", type=Path, help="folder of kernel tables")
+    parser.add_argument("folder", type=Path, help="folder of kernel tables or of layer timings")
     parser.add_argument("--gpu", required=True, help="GPU profile, by name or path")
     parser.add_argument("--link", help="link profile; the GPU's node link unless given")
     parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date to write into the file")
@@ -308,7 +310,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         gpu = load_gpu(options.gpu)
-        text = text_of(calibrate(options.kernels, gpu, load_link(options.link or gpu.node_link), date=options.date))
+        if layer_timings.is_layer_folder(options.folder):
+            file = layer_timings.calibrate(options.folder, gpu, date=options.date)
+        else:
+            file = calibrate(options.folder, gpu, load_link(options.link or gpu.node_link), date=options.date)
+        text = text_of(file)
     except MemwallError as error:
         print(f"error: {error}")
         return 2
@@ -329,23 +335,21 @@ def _note(tables: Mapping[str, Table], link: Link) -> str:
     )
 
 
-def _parameters(problem: Problem, seed: int) -> dict[str, Parameter]:
+def parameters(problem: Problem, seed: int) -> dict[str, Parameter]:
+    """The fit on all rows, as a calibration file holds it."""
     fit = solve(problem, seed)
     return {
         name: Parameter(value=value)
         if name in problem.fixed
-        else Parameter(value=_rounded(value), standard_error=None if error is None else _rounded(error, 2))
+        else Parameter(value=rounded(value), standard_error=None if error is None else rounded(error, 2))
         for name, value in fit.values.items()
         for error in [fit.standard_errors[name]]
     }
 
 
-def _rounded(value: float, digits: int = 4) -> float:
+def rounded(value: float, digits: int = 4) -> float:
+    """To so many significant digits."""
     return float(f"{value:.{digits}g}")
-
-
-def _l2_share(working_set_bytes: Any, gpu: Gpu) -> Any:
-    return 1.0 / (1.0 + (working_set_bytes / gpu.l2_bytes) ** L2_SHARPNESS)
 
 
 def _rows(columns: Columns, chosen: NDArray[Any]) -> Columns:

@@ -62,9 +62,9 @@ def system_folder(kernels: Path, gpu_name: str) -> Path:
 def read_matmul(system: Path, gpu: Gpu, dtype: Literal["bf16", "fp8"] = "bf16") -> Table:
     """Columns m, n, k [values], latency_s; one dtype, cuBLAS bf16 or CUTLASS per-tensor fp8."""
     raw, read, origin = _read(system, "gemm", "gemm_perf")
-    keep = _Keep(read)
+    keep = Keep(read)
     keep.only("other number format", raw["gemm_dtype"] == {"bf16": "bfloat16", "fp8": "fp8"}[dtype])
-    keep.only("no positive latency", _positive(raw["latency_s"]))
+    keep.only("no positive latency", positive(raw["latency_s"]))
     flop = 2.0 * raw["m"] * raw["n"] * raw["k"]
     # Bytes are not bounded by HBM: a repeated kernel finds small weights in L2, which the fit models.
     keep.only("faster than the datasheet's peak FLOP/s", flop <= gpu.peak_flop_per_s(dtype) * raw["latency_s"])
@@ -77,13 +77,13 @@ def read_attention(system: Path, gpu: Gpu, phase: Literal["decode", "prefill"], 
     raw, read, origin = _read(system, "attention", name)
     raw["sequences"], raw["heads"], raw["kv_heads"] = raw["batch_size"], raw["num_heads"], raw["num_key_value_heads"]
     raw["new_tokens"], raw["keys"] = raw["isl"], raw["isl"] + raw["step"]
-    keep = _Keep(read)
+    keep = Keep(read)
     keep.only("other KV format", raw["kv_cache_dtype"] == {"bf16": "bfloat16", "fp8": "fp8"}[kv_dtype])
     keep.only("sliding window", raw["window_size"] == 0 if "window_size" in raw else np.ones(read, bool))
     keep.only("head_dim above 256 (another kernel)", raw["head_dim"] <= 256)
     if phase == "prefill":
         keep.only("at most 16 new tokens (priced as decode)", raw["new_tokens"] >= PREFILL_FROM_TOKENS)
-    keep.only("no positive latency", _positive(raw["latency_s"]))
+    keep.only("no positive latency", positive(raw["latency_s"]))
     pairs = raw["new_tokens"] * (raw["keys"] - raw["new_tokens"] + (raw["new_tokens"] + 1) / 2)
     flop = 4.0 * raw["sequences"] * raw["heads"] * raw["head_dim"] * pairs
     keep.only("faster than the datasheet's peak FLOP/s", flop <= gpu.peak_flop_per_s("bf16") * raw["latency_s"])
@@ -93,9 +93,9 @@ def read_attention(system: Path, gpu: Gpu, phase: Literal["decode", "prefill"], 
 def read_all_reduce(system: Path) -> Table:
     """Columns message_bytes, gpus, latency_s: vLLM's all-reduce replayed from a CUDA graph, bf16."""
     raw, read, origin = _read(system, "comm", "custom_allreduce_perf")
-    keep = _Keep(read)
+    keep = Keep(read)
     keep.only("launched without a CUDA graph", raw["backend"] == "vllm_graph")
-    keep.only("no positive latency", _positive(raw["latency_s"]))
+    keep.only("no positive latency", positive(raw["latency_s"]))
     raw["message_bytes"] = raw["message_size"] * BYTES_PER_VALUE["bf16"]  # the column counts elements
     raw["gpus"] = raw["num_gpus"]
     return keep.table(raw, ("message_bytes", "gpus", "latency_s"), origin)
@@ -104,19 +104,20 @@ def read_all_reduce(system: Path) -> Table:
 def read_exchange(system: Path) -> Table:
     """Columns message_bytes, gpus, latency_s: NCCL's all-gather and all-to-all, two-byte values."""
     raw, read, origin = _read(system, "comm", "nccl_perf", engine="nccl")
-    keep = _Keep(read)
+    keep = Keep(read)
     keep.only("other collective", np.isin(raw["op_name"], ("all_gather", "alltoall")))
     keep.only("other number format", raw["nccl_dtype"] == "half")
-    keep.only("no positive latency", _positive(raw["latency_s"]))
+    keep.only("no positive latency", positive(raw["latency_s"]))
     raw["message_bytes"] = raw["message_size"] * BYTES_PER_VALUE["fp16"]  # the column counts elements
     raw["gpus"] = raw["num_gpus"]
     return keep.table(raw, ("message_bytes", "gpus", "latency_s"), origin)
 
 
-class _Keep:
+class Keep:
     """A mask over the rows that counts, by reason, what each condition removed first."""
 
-    def __init__(self, rows: int):
+    def __init__(self, rows: int, field: str = "kernels"):
+        self.field = field
         self.mask = np.ones(rows, bool)
         self.dropped: dict[str, int] = {}
 
@@ -128,7 +129,7 @@ class _Keep:
 
     def table(self, raw: Columns, columns: tuple[str, ...], origin: str) -> Table:
         if not self.mask.any():
-            raise InputError("kernels", origin, f"hold usable rows (all dropped: {self.dropped})")
+            raise InputError(self.field, origin, f"hold usable rows (all dropped: {self.dropped})")
         kept = {name: np.asarray(raw[name], float)[self.mask] for name in columns}
         return Table(kept, len(self.mask), self.dropped, origin)
 
@@ -144,6 +145,7 @@ def _read(system: Path, operator: str, table: str, engine: str = "vllm") -> tupl
     return columns, data.num_rows, ", ".join(stated)
 
 
-def _positive(values: NDArray[Any]) -> NDArray[np.bool_]:
+def positive(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Finite and above 0."""
     finite: NDArray[np.bool_] = np.isfinite(values) & (values > 0)
     return finite

@@ -83,6 +83,9 @@ class AttentionEfficiency(NamedTuple):
     """Exponent p that joins the terms."""
     l2_speedup: float
     """Rate of bytes found in L2 over HBM's; fits only, since real steps stream weights between two calls."""
+    takes_decode: float = 0.0
+    """Of the prefill kernel: 1 when it does every batch in which any sequence has more than one new token, decoding ones
+    included, as FlashAttention-2 under vLLM does; 0 when decoding and verification have a kernel of their own."""
 
 
 class ElementwiseEfficiency(NamedTuple):
@@ -92,6 +95,8 @@ class ElementwiseEfficiency(NamedTuple):
     """Fixed time of one fused kernel, s."""
     bandwidth: float
     """Share of the datasheet's HBM bandwidth."""
+    l2_speedup: float = 1.0
+    """Rate of bytes found in L2 over the rate of bytes from HBM: activations were written by the kernel before."""
 
 
 class CollectiveEfficiency(NamedTuple):
@@ -250,11 +255,12 @@ def _as(cls: type[P], parameters: Mapping[str, Parameter], section: str, where: 
             raise InputError(f"{section}.{name}", parameter.value, "be greater than 0", where=where)
         if parameter.value < 0:
             raise InputError(f"{section}.{name}", parameter.value, "be at least 0", where=where)
+    defaults: Mapping[str, float] = cls._field_defaults  # type: ignore[attr-defined]
     for name in fields:
-        if name not in parameters:
+        if name not in parameters and name not in defaults:
             raise InputError(f"{section}.{name}", "(absent)", "be given", where=where)
     build: Any = cls
-    built: P = build(*(parameters[name].value for name in fields))
+    built: P = build(**{name: parameter.value for name, parameter in parameters.items()})
     return built
 
 

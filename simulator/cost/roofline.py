@@ -25,6 +25,8 @@ BLOCKS_PER_SM = 2.0
 """Thread blocks that attention kernels aim to have on one SM when they split keys."""
 HEAD_DIM = 128.0
 """The head_dim at which attention parameters are stated."""
+L2_SHARPNESS = 6
+"""How sharply hits in L2 end once a working set exceeds its capacity."""
 
 
 class OperatorTime(NamedTuple):
@@ -55,6 +57,13 @@ class AttentionRates(NamedTuple):
     combine_s: float
     splits: float
     power: float
+    takes_decode: float
+
+
+def l2_share(working_set_bytes: Any, gpu: Gpu) -> Any:
+    """Share of `working_set_bytes` [bytes] found in L2 when it was touched just before: 1/(1 + (bytes/L2)^6), a smooth
+    step at the capacity. Source: DESIGN §3, tried out on kernel tables."""
+    return 1.0 / (1.0 + (np.asarray(working_set_bytes, float) / gpu.l2_bytes) ** L2_SHARPNESS)
 
 
 def effective_bytes_per_s(gpu: Gpu, fraction: float, desk_bytes: float | None = None) -> float:
@@ -117,12 +126,15 @@ def matmul_time(
 
 
 def elementwise_time(bytes_: Any, kernels: Any, gpu: Gpu, e: ElementwiseEfficiency) -> OperatorTime:
-    """Norms, rotary, activations, residuals, s: t = kernels·t0 + bytes/BW_eff.
+    """Norms, rotary, activations, residuals, s: t = kernels·t0 + bytes·(1 − f + f/l2_speedup)/BW_eff.
 
-    bytes_ [bytes moved], kernels [fused launches], BW_eff of `effective_bytes_per_s`. FLOP are free beside the bytes.
-    Source: DESIGN §3; t0 and the share are estimates (no table isolates these kernels).
+    bytes_ [bytes moved by one kernel], kernels [fused launches], BW_eff of `effective_bytes_per_s`, f of `l2_share`: what
+    the kernel reads was written just before. FLOP are free beside the bytes.
+    Source: DESIGN §3; parameters from the calibration file, fitted where layer timings isolate these kernels.
     """
-    memory = np.asarray(bytes_, float) / effective_bytes_per_s(gpu, e.bandwidth)
+    moved = np.asarray(bytes_, float)
+    saved = moved * l2_share(moved, gpu) * (1.0 - 1.0 / e.l2_speedup)
+    memory = (moved - saved) / effective_bytes_per_s(gpu, e.bandwidth)
     overhead = np.asarray(kernels, float) * e.t0_s
     return OperatorTime((overhead + memory)[()], memory[()], np.zeros_like(memory)[()], overhead[()])
 
@@ -164,6 +176,7 @@ def attention_rates(
         combine_s=e.combine_s,
         splits=1.0 if group >= e.split_from_group else 0.0,
         power=e.power,
+        takes_decode=e.takes_decode,
     )
 
 

@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 
 from simulator import catalog
+from simulator.calibration import kernel_tables, layer_timings
+from simulator.calibration.layer_timings import PEAK_HEADROOM
 from simulator.cost.efficiency import (
     PRIOR_ERROR,
     CalibrationFile,
@@ -31,9 +33,9 @@ def test_every_bundled_calibration_loads(name):
     assert file.name == name
     assert set(e.typical_error) == KINDS
     for share in (e.matmul.bandwidth, e.matmul.compute, e.decode_attention.bandwidth, e.prefill_attention.compute):
-        assert 0 < share <= 1
+        assert 0 < share <= PEAK_HEADROOM  # boards boost past the clock their datasheet's peak is stated at
     if file.kind == "fitted":
-        assert file.source.startswith("ai-dynamo/aiconfigurator@095f58a5")
+        assert file.source in (kernel_tables.SOURCE, layer_timings.SOURCE)
         assert all(rows.used > 0 for rows in file.rows.values())
         assert any(p.standard_error is not None for p in file.matmul.values())
     else:
@@ -92,3 +94,9 @@ def test_mistakes_in_a_calibration_are_named():
 def test_collective_fields_are_the_files():
     data = read_mapping(catalog.locate("calibration", "h100-sxm"))
     assert set(data["all_reduce"]) == set(CollectiveEfficiency._fields)
+
+
+def test_one_boards_calibration_is_not_its_familys_prior():
+    """The RTX 4090's shares are of a halved tensor rate and a clock it exceeds; other Ada GPUs keep the L40S's."""
+    assert load_efficiency(load_gpu("rtx-4090")).label == "calibrated (rtx-4090)"
+    assert load_efficiency(load_gpu("l4")).label == "uncalibrated (prior of l40s)"
