@@ -143,11 +143,14 @@ SHAPES: dict[str, Shape] = {
     "toy-draft": Shape(1, 32, 2, 1, 16, 64, 256),
     # Usable targets on one CPU thread; large enough that weights stream from memory. The vocabulary is small, so that
     # layers and not the head dominate, as in models of billions.
-    "cpu-20m": Shape(4, 512, 8, 4, 64, 1536, 16384, tied_head=True),
+    "cpu-6m": Shape(2, 320, 5, 1, 64, 960, 8192, tied_head=True),
+    "cpu-20m": Shape(4, 512, 8, 4, 64, 1536, 8192, tied_head=True),
     "cpu-82m": Shape(10, 768, 12, 4, 64, 2560, 8192, tied_head=True),
     "cpu-150m": Shape(12, 1024, 16, 4, 64, 3072, 8192, tied_head=True),
     "cpu-250m": Shape(14, 1280, 20, 4, 64, 3584, 8192, tied_head=True),
-    # The shapes people serve: Llama-3.2-1B, Llama-3.1-8B, and as many layers of Llama-3.1-70B as leave room for KV.
+    # The shapes people serve: the layers of JackFram/llama-68m with Llama 3's vocabulary, Llama-3.2-1B, Llama-3.1-8B,
+    # and as many layers of Llama-3.1-70B as leave room for KV.
+    "llama-68m": Shape(2, 768, 12, 12, 64, 3072, 128256, tied_head=True),
     "llama-1b": Shape(16, 2048, 32, 8, 64, 8192, 128256, tied_head=True, rope_theta=500000.0),
     "llama-8b": Shape(32, 4096, 32, 8, 128, 14336, 128256, rope_theta=500000.0),
     "llama-70b-slice": _LLAMA_70B.sliced(8),

@@ -228,6 +228,8 @@ class Decoding:
                 if i < len(self.rows):
                     self.rows[i] = last
                     self._copy_row(len(self.rows), i)
+        # Rows that pad a batch are computed too; from length 0 they stay inside the cache.
+        self._lengths[len(self.rows) :] = 0
         return gone[::-1]
 
     def _copy_row(self, source: int, target: int) -> None:

@@ -112,6 +112,24 @@ def test_padding_rows_change_nothing():
         assert finished[0].output == PLAIN[0][:20]
 
 
+def test_padding_by_rows_that_are_done_stays_inside_the_cache():
+    decoding = Decoding(TARGET, 2, 21, drafter=SmallModel(TARGET, Tree.chain(7)), pad_to=(2,))
+    decoding.admit([PROMPTS[1]], 20)
+    decoding.admit([PROMPTS[1]], 12)
+    done = []
+    while decoding.rows:
+        decoding.step()
+        done += decoding.retire()
+    assert [row.output for row in done] == [PLAIN[1][:12], PLAIN[1][:20]]
+
+
+def test_rows_that_are_done_must_leave_before_the_next_round():
+    decoding = Decoding(TARGET, 1, 8)
+    decoding.admit([[1]], 1)
+    with pytest.raises(RuntimeError, match="retire"):
+        decoding.step()
+
+
 @pytest.mark.parametrize("tree", [Tree.chain(4), Tree.branching([2, 2, 1])], ids=str)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 def test_scripted_acceptance_is_what_the_rounds_report(tree, count):
