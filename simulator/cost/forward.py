@@ -17,7 +17,14 @@ import numpy as np
 from simulator.architecture import Decoder
 from simulator.cost.collectives import all_gather_s, all_reduce_s
 from simulator.cost.efficiency import Efficiency, load_efficiency
-from simulator.cost.roofline import AttentionRates, attention_rates, attention_time, elementwise_time, matmul_time
+from simulator.cost.roofline import (
+    AttentionRates,
+    attention_rates,
+    attention_time,
+    elementwise_time,
+    matmul_time,
+    one_kernel,
+)
 from simulator.cost.streaming import Stage
 from simulator.hardware import Gpu, Link, load_link
 from simulator.operators import (
@@ -224,6 +231,8 @@ class ForwardCost:
                 (e.prefill_attention, shape.prefill_kv_heads, shape.prefill_head_dim, shape.prefill_flop_per_pair),
             )
         )  # fmt: skip
+        if decoder.attention.mla is not None:  # absorbed and expanded form are different kernels
+            self.prefill_rates = self.prefill_rates._replace(takes_decode=0.0)
         self.kinds = tuple(
             AttentionKind(
                 float(kind.count),
@@ -310,28 +319,36 @@ class ForwardCost:
 
     def _attention_costs(self, new: Sequence[int], cached: Sequence[int]) -> list[list[OperatorCost]]:
         """For each layer kind, its decode and prefill attention kernels, those that have anything to do."""
+        short = [i for i, q in enumerate(new) if 0 < q <= DECODE_QUERY_LIMIT]
+        long = [i for i, q in enumerate(new) if q > DECODE_QUERY_LIMIT]
+        together = one_kernel(len(short), sum(new[i] for i in short), len(long), self.prefill_rates)
         groups = []
         for name, picked, rates in (
-            ("decode_attention", [i for i, q in enumerate(new) if 0 < q <= DECODE_QUERY_LIMIT], self.decode_rates),
-            ("prefill_attention", [i for i, q in enumerate(new) if q > DECODE_QUERY_LIMIT], self.prefill_rates),
+            ("decode_attention", short, self.prefill_rates if together else self.decode_rates),
+            ("prefill_attention", long, self.prefill_rates),
         ):
             if picked:
-                groups.append((name, [new[i] for i in picked], [cached[i] for i in picked], rates))
+                # What shares a launch pays for it once.
+                saved_s = rates.t0_s if together and long and picked is short else 0.0
+                groups.append((name, [new[i] for i in picked], [cached[i] for i in picked], rates, saved_s))
         return [
             [
-                self._attention_cost(name, attention_load(q, c, kind.window_tokens), rates, kind.count)
-                for name, q, c, rates in groups
+                self._attention_cost(name, attention_load(q, c, kind.window_tokens), rates, kind.count, saved_s)
+                for name, q, c, rates, saved_s in groups
             ]
             for kind in self.decoder.layer_kinds
         ]
 
-    def _attention_cost(self, name: str, load: AttentionLoad, rates: AttentionRates, repeat: int) -> OperatorCost:
+    def _attention_cost(
+        self, name: str, load: AttentionLoad, rates: AttentionRates, repeat: int, saved_s: float
+    ) -> OperatorCost:
         kv_bytes = load.kv_tokens * self.shape.kv_bytes_per_token
         per_pair = self.shape.decode_flop_per_pair if rates is self.decode_rates else self.shape.prefill_flop_per_pair
         flop = load.pairs * per_pair
         total_s, memory_s, compute_s, overhead_s = attention_time(
             load.sequences, load.query_tokens, kv_bytes, flop, rates
         )
+        total_s, overhead_s = total_s - saved_s, overhead_s - saved_s
         arithmetic_s = min(compute_s, flop / rates.flop_per_s)
         return OperatorCost(
             name, repeat, total_s, memory_s, compute_s, overhead_s, arithmetic_s, kv_bytes=kv_bytes, flop=flop

@@ -180,6 +180,17 @@ def attention_rates(
     )
 
 
+def one_kernel(
+    decode_sequences: float, decode_tokens: float, prefill_sequences: float, prefill_rates: AttentionRates
+) -> bool:
+    """Whether the prefill kernel also does the short runs (decoding, verification) of a batch.
+
+    FlashAttention-2's decode path (queries of a group in one tile, keys split over blocks) needs exactly one new token in
+    every sequence; any other batch is one launch of the ordinary kernel. Compiled by the serving loop as it is.
+    """
+    return prefill_rates.takes_decode > 0.0 and (prefill_sequences > 0.0 or decode_tokens > decode_sequences)
+
+
 def attention_time(
     sequences: float, query_tokens: float, kv_bytes: float, flop: float, rates: AttentionRates
 ) -> tuple[float, float, float, float]:

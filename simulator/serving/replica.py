@@ -37,6 +37,7 @@ from simulator.serving.state import (
 )
 
 attention_time = compiled(roofline.attention_time)
+one_kernel = compiled(roofline.one_kernel)
 pairs_of = compiled(attention_pairs)
 kv_read = compiled(kv_tokens_read)
 
@@ -59,12 +60,16 @@ def accepted_drafts(config: Any, rates: Any, index: int, position: int, drafts: 
 def attention_step(kinds: Any, loads: Any, counts: Any, rates: Any, prefill_rates: Any, replica: Any) -> float:
     """Seconds of all attention kernels of a pass; adds their bytes and FLOP to the replica's."""
     seconds = 0.0
+    together = one_kernel(counts[0], counts[1], counts[2], prefill_rates)
+    short_rates = prefill_rates if together else rates
+    # What shares a launch pays for it once.
+    saved_s = prefill_rates.t0_s if together and counts[2] > 0.0 else 0.0
     for k in range(kinds.shape[0]):
         layers = kinds[k, LAYERS]
         if counts[0] > 0.0:
             kv_bytes = loads[k, KV_TOKENS] * kinds[k, KV_BYTES]
             flop = loads[k, PAIRS] * kinds[k, DECODE_FLOP]
-            seconds += layers * attention_time(counts[0], counts[1], kv_bytes, flop, rates)[0]
+            seconds += layers * (attention_time(counts[0], counts[1], kv_bytes, flop, short_rates)[0] - saved_s)
             replica.hbm_bytes += layers * kv_bytes
             replica.flop += layers * flop
         if counts[2] > 0.0:

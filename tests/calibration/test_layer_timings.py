@@ -12,6 +12,7 @@ import yaml
 from simulator.architecture import load_decoder
 from simulator.calibration import fit, layer_timings
 from simulator.cost.efficiency import CalibrationFile, efficiency_from, load_efficiency
+from simulator.cost.forward import Batch, ForwardCost
 from simulator.cost.roofline import attention_rates, attention_time, elementwise_time, matmul_time
 from simulator.errors import InputError
 from simulator.hardware import load_gpu
@@ -131,6 +132,17 @@ def test_missing_files_and_columns_are_named(folder, capsys):
     (folder / "per_sequence.csv").unlink()
     assert fit.main([str(folder), "--gpu", "rtx-4090"]) == 2
     assert "hold per_sequence.csv" in capsys.readouterr().out
+
+
+def test_a_mixed_batch_is_done_by_one_kernel():
+    """Priced together: the decoding sequences in the prefill kernel, launched once. The folder's rows show no less."""
+    cost = ForwardCost(LLAMA, GPU)
+    chunk, decode = Batch((1024,), (512,), 1), Batch.decode(8, 1024)
+    both = cost.attention(chunk.new_tokens + decode.new_tokens, chunk.cached_tokens + decode.cached_tokens)
+    assert both == pytest.approx(32e-6 * attention_us(1024, 512, 8, 1023 + 1), rel=2e-3)
+    assert both > cost.attention(chunk.new_tokens, chunk.cached_tokens) + cost.attention(
+        decode.new_tokens, decode.cached_tokens
+    )
 
 
 def test_real_timings_meet_the_errors_written_down(memwall_data, tmp_path):
