@@ -17,6 +17,7 @@ from simulator import InputError, UnknownName, __version__, catalog
 from simulator.cli import COMMANDS, main, parser
 from simulator.commands import arguments, simulate
 from simulator.errors import MemwallError
+from simulator.serving.cluster import compile_step_loop
 
 DECODE = ["decode", "--model", "llama-3.2-1b", "--gpu", "h100-sxm"]
 SPECULATE = ["speculate", "--model", "llama-3.1-8b", "--gpu", "h100-sxm", "--draft", "llama-3.2-1b"]
@@ -517,8 +518,9 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 
 def test_ctrl_c_of_a_running_process(scenario: str, folder: Path) -> None:
+    compile_step_loop()  # so that the process is simulating when it is interrupted, not compiling
     running = subprocess.Popen(
-        [sys.executable, "-m", "simulator.cli", "simulate", scenario, "--requests", "2000000", "--rows", "r.csv"],
+        [sys.executable, "-m", "simulator.cli", "simulate", scenario, "--requests", "4000000", "--rows", "r.csv"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=folder, text=True,
     )  # fmt: skip
     time.sleep(3)

@@ -47,7 +47,7 @@ _TITLE_COLUMNS = 72
 def operator_colour(name: str) -> str:
     """Operators of one family share a colour, whatever the model calls its matrices."""
     families = (
-        (("all_reduce",), PINK),
+        (("all_reduce", "all_gather"), PINK),
         (("attention",), SKY),
         (("lm_head", "embedding", "sampler", "input_fc"), GREEN),
         (("norm", "rotary", "activation", "router"), GREY),

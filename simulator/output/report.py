@@ -167,7 +167,8 @@ def speculate_sentence(result: SpeculateResult) -> str:
         return f"Speculation does not pay at any batch: {best:.2f} × plain decoding at best (γ = {gamma}, batch {batch:,})."
     end = f"at every batch up to {LARGEST_BATCH:,}" if last is None else f"up to batch {last:,}"
     deployment = result.deployment
-    room = budget(deployment.target, deployment.engine, deployment.draft).kv_tokens // result.context_tokens
+    memory = budget(deployment.target, deployment.engine, deployment.draft, gamma=max(result.gammas))
+    room = memory.kv_tokens // (result.context_tokens + max(result.gammas) + 1)
     return (
         f"Speculation is {best:.2f} × as fast as plain decoding at best (γ = {gamma}, batch {batch:,}) and pays {end}; "
         f"the KV cache holds {room:,} sequences of this context."
@@ -288,13 +289,13 @@ def _metrics(summaries: Sequence[Summary]) -> list[tuple[str, list[float], Show]
     add("output tokens/s per GPU", "tokens_per_s_per_gpu", _rate)
     add("requests/s", "requests_per_s", _rate)
     add("goodput, requests/s", "goodput_per_s", _rate)
-    add("goodput, share", "good_share", _share)
+    add("goodput, share of finished", "good_share", _share)
     add("GPU busy", "gpu_busy_share", _share)
     add("HBM bandwidth, of datasheet's peak", "bandwidth_share", _share)
     add("FLOP/s, of datasheet's peak", "flop_share", _share)
-    add("running sequences, mean", "mean_running", lambda v: _finite(v, ".1f"))
-    add("running sequences, most", "most_running", _count)
-    add("KV cache filled, mean", "kv_occupancy_mean", _share)
+    add("running per replica, mean", "mean_running", lambda v: _finite(v, ".1f"))
+    add("running per replica, most", "most_running", _count)
+    add("KV cache filled while busy, mean", "kv_occupancy_mean", _share)
     add("KV cache filled, most", "kv_occupancy_most", _share)
     add("preemptions", "preemptions", _count)
     add("acceptance length, tokens/round", "tokens_per_round", lambda v: _finite(v, ".2f"))
