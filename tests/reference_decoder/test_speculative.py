@@ -113,14 +113,25 @@ def test_padding_rows_change_nothing():
 
 
 def test_padding_by_rows_that_are_done_stays_inside_the_cache():
+    # The second row is done in one round, which takes it beyond its last token, and then pads the batch.
     decoding = Decoding(TARGET, 2, 21, drafter=SmallModel(TARGET, Tree.chain(7)), pad_to=(2,))
-    decoding.admit([PROMPTS[1]], 20)
-    decoding.admit([PROMPTS[1]], 12)
+    decoding.admit([PROMPTS[1], (PROMPTS[2] * 3)[:15]], [20, 6])
     done = []
     while decoding.rows:
         decoding.step()
         done += decoding.retire()
-    assert [row.output for row in done] == [PLAIN[1][:12], PLAIN[1][:20]]
+    assert [len(row.output) for row in done] == [6, 20]
+    assert done[1].output == PLAIN[1][:20]
+
+
+def test_padding_does_not_advance_however_much_it_accepts():
+    drafter, forced = SmallModel(TARGET, Tree.chain(7)), ForcedScript([[0, 7]])
+    decoding = Decoding(TARGET, 2, 21, drafter=drafter, pad_to=(2,), forced=forced)
+    decoding.admit([PROMPTS[1]], 20)
+    while decoding.rows:
+        decoding.step()
+        finished = decoding.retire()
+    assert finished[0].output == PLAIN[1][:20]
 
 
 def test_rows_that_are_done_must_leave_before_the_next_round():
