@@ -35,6 +35,9 @@ serving    model, drafter, draft_model, gamma, alpha, load (share of   times are
            output_tokens, graphs                                       and lists by request and by pass (see `batcher`)
 =========  ==========================================================  ==================================================
 
+On a GPU, copy, read, matmul and attention are timed eight launches at a time, queued back to back, and divided by eight;
+steps and drafts one at a time; rounds and serving by the host's clock.
+
 ``model`` and ``draft_model`` name an entry of `shapes.SHAPES`; ``shape_of_<name>`` of the header holds its sizes.
 """
 

@@ -119,9 +119,10 @@ class Probe:
         if what == "read_back":
             return self.clock.wall(one.cpu if self.device.type == "cuda" else one.item).fields()
         if what == "round":
-            model = self._model("toy", graphs=point["graphs"])
-            tree = Tree.chain(max(1, point["gamma"]))
-            drafter = SmallModel(self._model("toy-draft", graphs=point["graphs"]), tree) if point["gamma"] else None
+            model, small = (
+                self._model(name, graphs=point["graphs"], live_step=WHOLE_CACHE) for name in ("toy", "toy-draft")
+            )
+            drafter = SmallModel(small, Tree.chain(point["gamma"])) if point["gamma"] else None
             decoding = Decoding(model, 8, 1024, drafter=drafter, forced=ForcedAlpha(0.7))
             decoding.admit_synthetic(8, 64, 900)
             return self.clock.wall(decoding.step).fields()

@@ -195,6 +195,8 @@ class Decoding:
         if not n or any(row.done for row in self.rows):
             raise RuntimeError("admit() rows, and retire() those that are done, before step()")
         batch = next((size for size in self.pad_to if n <= size <= self.batch), n)
+        # Rows that pad the batch are computed too; from length 0 they stay inside the cache.
+        self._lengths[n:batch] = 0
         lengths, pending = self._lengths[:batch], self._pending[:batch]
         live = max(len(row.tokens) for row in self.rows) - 1
         histories = [row.tokens for row in self.rows]
@@ -211,7 +213,7 @@ class Decoding:
             self.cache.keep_path(lengths, verdict.path)
         if self.drafter is not None:
             self.drafter.keep(lengths, verdict.path)
-        emitted = self._advance(proposal, verdict, n)
+        emitted = self._advance(proposal, verdict)
         drafted = torch.full((batch,), tree.depth, device=self.model.device)
         if proposal.drafted is not None:
             drafted = drafted * proposal.drafted
@@ -228,8 +230,6 @@ class Decoding:
                 if i < len(self.rows):
                     self.rows[i] = last
                     self._copy_row(len(self.rows), i)
-        # Rows that pad a batch are computed too; from length 0 they stay inside the cache.
-        self._lengths[len(self.rows) :] = 0
         return gone[::-1]
 
     def _copy_row(self, source: int, target: int) -> None:
@@ -250,14 +250,13 @@ class Decoding:
         mask = TreeMask(t.visible, lengths)
         return self.model.forward(proposal.tokens, positions, self.cache, live + tree.nodes, tree=mask, slots=slots)
 
-    def _advance(self, proposal: Proposal, verdict: Verdict, running: int) -> Tensor:
+    def _advance(self, proposal: Proposal, verdict: Verdict) -> Tensor:
         """Move the rows' state on; [batch, depth + 1]: accepted drafts, then the target's token, then anything."""
         tokens = proposal.tokens.gather(1, verdict.path)  # [batch, depth + 1], the pending token first
         last = verdict.accepted[:, None]
         batch = tokens.shape[0]
-        active = torch.arange(batch, device=tokens.device) < running
         emitted = torch.cat((tokens[:, 1:], verdict.token[:, None]), dim=1).scatter(1, last, verdict.token[:, None])
-        self._lengths[:batch] += (verdict.accepted + 1) * active
+        self._lengths[:batch] += verdict.accepted + 1
         self._previous[:batch] = tokens.gather(1, last)[:, 0]
         self._pending[:batch] = verdict.token
         return emitted

@@ -1,14 +1,17 @@
 """The decoder against arithmetic in numpy, against itself fed in pieces, and built from config files."""
 
+import contextlib
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from simulator.reference_decoder.model import Decoder, TreeMask, attend, first_argmax, rotate
+from simulator.reference_decoder.model import Decoder, TreeMask, attend, first_argmax, load_weights, rotate
 from simulator.reference_decoder.shapes import SHAPES, ConfigError, Llama3Rope, Shape
 from simulator.reference_decoder.token_tree import Tree
 from tests.reference_decoder.models import TARGET_SHAPE, target
@@ -218,6 +221,81 @@ def test_built_in_shapes_are_the_bundled_ones():
 def test_what_cannot_be_built_is_refused(change, said):
     with pytest.raises(ConfigError, match=said):
         Shape.from_config(TINY | change)
+
+
+def stored_as_hugging_face(model):
+    """The tensors of a checkpoint, under the names that Hugging Face gives them."""
+    s, d = model.shape, model.shape.head_dim
+    named = {"model.embed_tokens.weight": model.embedding, "model.norm.weight": model.norm}
+    if not s.tied_head:
+        named["lm_head.weight"] = model.head
+    for i, layer in enumerate(model.layers):
+        at = f"model.layers.{i}."
+        sizes = (s.heads * d, s.kv_heads * d, s.kv_heads * d)
+        for name, part in zip("qkv", layer.qkv.split(sizes), strict=True):
+            named[f"{at}self_attn.{name}_proj.weight"] = part
+        if layer.qkv_bias is not None:
+            for name, part in zip("qkv", layer.qkv_bias.split(sizes), strict=True):
+                named[f"{at}self_attn.{name}_proj.bias"] = part
+        for name, part in (("q_norm", layer.q_norm), ("k_norm", layer.k_norm), ("o_proj", layer.out)):
+            if part is not None:
+                named[f"{at}self_attn.{name}.weight"] = part
+        for name, part in zip(("gate", "up"), layer.gate_up.chunk(2), strict=True):
+            named[f"{at}mlp.{name}_proj.weight"] = part
+        named[f"{at}mlp.down_proj.weight"] = layer.down
+        named[f"{at}input_layernorm.weight"] = layer.attention_norm
+        named[f"{at}post_attention_layernorm.weight"] = layer.mlp_norm
+    return named
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """Stores a checkpoint in memory; the package that would read its file is a stand-in."""
+
+    class Handle(dict):
+        get_tensor = dict.__getitem__
+
+    files = {}
+    package = SimpleNamespace(safe_open=lambda path, framework: contextlib.nullcontext(files[path]))
+    monkeypatch.setitem(sys.modules, "safetensors", package)
+
+    def write(tensors):
+        path = tmp_path / "model.safetensors"
+        path.touch()
+        files[str(path)] = Handle((name, tensor.clone()) for name, tensor in tensors.items())
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_weights_of_a_checkpoint(checkpoint, family):
+    shape = Shape.from_config(TINY | {"model_type": family, "tie_word_embeddings": family == "qwen3"})
+    model, tokens = Decoder(shape, seed=5), torch.tensor([[1, 2, 3]])
+    for weight in weights(model):  # norms too, which start as ones
+        weight.add_(torch.randn_like(weight) * 0.1)
+    loaded = Decoder(shape, seed=6)
+    load_weights(loaded, checkpoint(stored_as_hugging_face(model)))
+    assert torch.equal(run(loaded, tokens, [3])[0], run(model, tokens, [3])[0])
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(checkpoint, tmp_path):
+    model = Decoder(Shape.from_config(TINY))
+    with pytest.raises(ConfigError, match=r"must hold \*\.safetensors files"):
+        load_weights(model, tmp_path)
+    tensors = stored_as_hugging_face(model)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    with pytest.raises(ConfigError, match=r"must hold the tensor model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_weights(model, checkpoint(tensors))
+
+
+def test_fusing_compiles_what_lies_between_the_matrices(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f.__name__) or f)
+    tokens = torch.tensor([[1, 2, 3]])
+    fused = Decoder(TARGET_SHAPE, seed=1, fuse=True)
+    assert compiled == ["add_norm", "rotate", "swiglu"]
+    assert torch.equal(run(fused, tokens, [3])[0], run(target(), tokens, [3])[0])
 
 
 def test_a_sliding_window_bounds_the_cache():
