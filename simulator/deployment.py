@@ -22,7 +22,7 @@ class EngineChoice(Record):
     name: str = "vllm"
     """Bundled name or path of the profile."""
     block_tokens: int | None = None
-    """Overrides the engine's setting of the same name; so do the next four."""
+    """Overrides the engine's setting of the same name; so do the next five."""
     max_sequences: int | None = None
     """Sequences in one batch at most."""
     max_batched_tokens: int | None = None
@@ -31,6 +31,8 @@ class EngineChoice(Record):
     """Share of HBM the engine may fill."""
     watermark: float | None = None
     """Share of KV blocks kept free on admission."""
+    prefix_caching: bool | None = None
+    """Whether preempted requests find again what nobody has overwritten."""
 
     def load(self, base: Path | None = None) -> Engine:
         """The engine with the changed settings, checked."""

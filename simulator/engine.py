@@ -35,8 +35,10 @@ class EngineSettings(Record):
     """Token budget of one step: decode, verification and prompt chunks together."""
     memory_utilization: float = 0.9
     """Share of HBM the engine may fill."""
-    watermark: float = 0.01
-    """Share of KV blocks kept free when a waiting request is admitted beside running ones."""
+    watermark: float = 0.0
+    """Share of KV blocks kept free when a waiting request is admitted beside running ones; vLLM V1 keeps none."""
+    prefix_caching: bool = True
+    """A preempted request finds again those of its blocks that nobody has overwritten; vLLM V1's default."""
 
 
 class EngineFile(Record):

@@ -303,19 +303,8 @@ class ForwardCost:
         reached = self.efficiency.matmul.compute * self.gpu.peak_flop_per_s(o.dtype)
         arithmetic_s = min(compute_s, flop / reached)
         return OperatorCost(
-            o.name,
-            repeat,
-            total_s,
-            memory_s,
-            compute_s,
-            overhead_s,
-            arithmetic_s,
-            weight,
-            0.0,
-            activation,
-            flop,
-            message,
-        )
+            o.name, repeat, total_s, memory_s, compute_s, overhead_s, arithmetic_s, weight, 0.0, activation, flop, message,
+        )  # fmt: skip
 
     def _attention_costs(self, new: Sequence[int], cached: Sequence[int]) -> list[list[OperatorCost]]:
         """For each layer kind, its decode and prefill attention kernels, those that have anything to do."""

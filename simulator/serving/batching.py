@@ -1,4 +1,4 @@
-"""Which requests run in the next step: decode first, then prompts in chunks, then admission, under a paged KV cache.
+"""Which requests run in the next step: those running, in order, then admission, under a paged KV cache; vLLM V1's rules.
 
 Compiled with the step loop that calls it (`replica`); arrays are those of `state`.
 """
@@ -21,8 +21,11 @@ def blocks_for(tokens: int, block_tokens: int) -> int:
 
 
 @compiled
-def preempt_youngest(replica: Any, requests: Any, slots: Any, stack: Any) -> None:
-    """Takes the last running sequence off the GPU; its KV is lost and it resumes before anything new is admitted."""
+def preempt_youngest(config: Any, replica: Any, requests: Any, slots: Any, stack: Any) -> None:
+    """Takes the last running sequence off the GPU; it resumes before anything new is admitted.
+
+    Its blocks join the end of the queue of free ones, the start of the sequence last, so that it is overwritten last.
+    """
     last = replica.running - 1
     slot = slots[last]
     request = requests[slot.request]
@@ -30,37 +33,55 @@ def preempt_youngest(replica: Any, requests: Any, slots: Any, stack: Any) -> Non
     request.recomputed_tokens += slot.computed_tokens
     replica.preemptions += 1
     replica.used_blocks -= slot.blocks
-    stack[replica.stacked] = slot.request
+    replica.freed_blocks += slot.blocks
+    preempted = stack[replica.stacked]
+    preempted.request = slot.request
+    preempted.full_blocks = slot.computed_tokens // config.block_tokens if config.prefix_caching else 0
+    preempted.freed_blocks = replica.freed_blocks
     replica.stacked += 1
     replica.running = last
 
 
 @compiled
-def schedule_decode(config: Any, replica: Any, requests: Any, slots: Any, stack: Any) -> int:
-    """Step 1; returns the token budget that is left."""
+def blocks_left(config: Any, replica: Any, preempted: Any) -> int:
+    """Blocks of a preempted sequence that nobody has overwritten since.
+
+    Free blocks are taken first in, first out. `freed_blocks` counts those that ever joined that queue; all but the last
+    total − used of them were taken again.
+    """
+    taken = replica.freed_blocks - (config.total_blocks - replica.used_blocks)
+    return min(preempted.full_blocks, max(0, preempted.freed_blocks - taken))
+
+
+@compiled
+def schedule_running(config: Any, replica: Any, requests: Any, slots: Any, stack: Any) -> int:
+    """Steps 1 and 2: running sequences in the order in which they joined; returns the token budget that is left.
+
+    Only the last of them can be inside its prompt: whoever joined behind it found no budget.
+    """
     budget = config.max_batched_tokens
     i = 0
     while i < replica.running:
         slot = slots[i]
         slot.step_tokens = 0
         if slot.computed_tokens < slot.goal_tokens:
-            i += 1
-            continue
-        tokens = 1
-        if config.drafter != NO_DRAFTER:
-            request = requests[slot.request]
-            if config.match_probability >= 1.0 or (
-                uniform(config.seed, slot.request, request.generated_tokens, 0) < config.match_probability
-            ):
-                tokens = 1 + config.gamma
-        if tokens > budget:
+            tokens = min(slot.goal_tokens - slot.computed_tokens, budget)
+        else:
+            tokens = 1
+            if config.drafter != NO_DRAFTER:
+                request = requests[slot.request]
+                if config.match_probability >= 1.0 or (
+                    uniform(config.seed, slot.request, request.generated_tokens, 0) < config.match_probability
+                ):
+                    tokens = 1 + config.gamma
+        if tokens == 0 or tokens > budget:
             i += 1
             continue
         needed = blocks_for(slot.computed_tokens + tokens, config.block_tokens) - slot.blocks
         while needed > config.total_blocks - replica.used_blocks and replica.running > i + 1:
-            preempt_youngest(replica, requests, slots, stack)
+            preempt_youngest(config, replica, requests, slots, stack)
         if needed > config.total_blocks - replica.used_blocks:
-            preempt_youngest(replica, requests, slots, stack)
+            preempt_youngest(config, replica, requests, slots, stack)
             break
         if needed > 0:
             slot.blocks += needed
@@ -72,33 +93,27 @@ def schedule_decode(config: Any, replica: Any, requests: Any, slots: Any, stack:
 
 
 @compiled
-def schedule_prefill(replica: Any, slots: Any, budget: int) -> int:
-    """Step 2; returns the budget that is left."""
-    for i in range(replica.running):
-        slot = slots[i]
-        if slot.computed_tokens < slot.goal_tokens and budget > 0:
-            slot.step_tokens = min(slot.goal_tokens - slot.computed_tokens, budget)
-            budget -= slot.step_tokens
-    return budget
-
-
-@compiled
 def admit(config: Any, replica: Any, requests: Any, slots: Any, queue: Any, stack: Any, budget: int) -> None:
-    """Step 3."""
+    """Step 3. All of a prompt must fit the free blocks, though only those of its first chunk are taken now."""
     while budget > 0 and replica.running < config.max_sequences:
         if replica.stacked > 0:
-            index = stack[replica.stacked - 1]
+            index = stack[replica.stacked - 1].request
         elif replica.admitted < replica.arrived:
             index = queue[replica.admitted]
         else:
             return
         request = requests[index]
         goal = request.prompt_tokens + request.generated_tokens
-        blocks = blocks_for(goal, config.block_tokens)
         spare = config.watermark_blocks if replica.running > 0 else 0
-        if blocks + spare > config.total_blocks - replica.used_blocks:
+        if blocks_for(goal, config.block_tokens) + spare > config.total_blocks - replica.used_blocks:
             return
+        found = 0
         if replica.stacked > 0:
+            found = blocks_left(config, replica, stack[replica.stacked - 1])
+            # They leave the queue of free blocks. Whoever else is stacked was preempted before, so stands further ahead in
+            # that queue and keeps its place.
+            replica.freed_blocks -= found
+            request.recomputed_tokens -= found * config.block_tokens
             replica.stacked -= 1
         else:
             replica.admitted += 1
@@ -106,11 +121,11 @@ def admit(config: Any, replica: Any, requests: Any, slots: Any, queue: Any, stac
         request.status = RUNNING
         slot = slots[replica.running]
         slot.request = index
-        slot.computed_tokens = 0
+        slot.computed_tokens = found * config.block_tokens
         slot.goal_tokens = goal
-        slot.blocks = blocks
-        slot.step_tokens = min(goal, budget)
+        slot.step_tokens = min(goal - slot.computed_tokens, budget)
+        slot.blocks = blocks_for(slot.computed_tokens + slot.step_tokens, config.block_tokens)
         slot.emitted_tokens = 0
         budget -= slot.step_tokens
-        replica.used_blocks += blocks
+        replica.used_blocks += slot.blocks
         replica.running += 1

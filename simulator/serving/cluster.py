@@ -59,7 +59,7 @@ class Replica:
         self._advance = advance
         self._arguments = (
             model.config, self.state, requests, state.records(state.SLOT, slots), self.queue,
-            np.zeros(slots, dtype=np.int64), self.done, _packed(model.target), _packed(model.draft), model.acceptance,
+            state.records(state.PREEMPTED, slots), self.done, _packed(model.target), _packed(model.draft), model.acceptance,
             model.row_of, self.gaps, self.series, scratch_for(len(model.target.kinds), len(model.draft.kinds)),
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ future is fixed by what has been submitted, so it does not matter how time is cu
 A step, in this order:
 1. decode    every running sequence past its prompt gets 1 + γ tokens (γ drafts to verify) and KV blocks for all of them
              (look-ahead slots); if blocks run out the youngest sequence is preempted and later recomputed;
-2. prefill   prompts of running sequences continue in chunks, as far as the token budget reaches;
+2. prefill   a prompt that has begun (the youngest sequence's) continues, as far as token budget and blocks reach;
 3. admit     waiting requests join, preempted ones first, then in order of arrival, while sequences, budget and KV allow;
 4. time      target pass + sampling + (drafter catches up on what was accepted, then drafts γ) + host time of the engine;
 5. emit      the accepted drafts and the target's own token, all at the end of the step; rejected KV is rolled back.
@@ -23,7 +23,7 @@ import numpy as np
 from simulator.cost import roofline
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.operators import attention_pairs, kv_tokens_read
-from simulator.serving.batching import admit, blocks_for, schedule_decode, schedule_prefill, uniform
+from simulator.serving.batching import admit, blocks_for, schedule_running, uniform
 from simulator.serving.compiled import compiled
 from simulator.serving.state import (
     BUCKETS,
@@ -207,6 +207,7 @@ def emit(config: Any, replica: Any, requests: Any, slots: Any, done: Any, gaps: 
             request.finish_s = end_s
             request.status = FINISHED
             replica.used_blocks -= slot.blocks
+            replica.freed_blocks += slot.blocks
             done[replica.finished + finished] = slot.request
             finished += 1
         else:
@@ -227,8 +228,7 @@ def step(
     loads, draft_loads, counts, values = scratch
     linear, head, kinds, decode_rates, prefill_rates = target
     preemptions = replica.preemptions
-    budget = schedule_decode(config, replica, requests, slots, stack)
-    budget = schedule_prefill(replica, slots, budget)
+    budget = schedule_running(config, replica, requests, slots, stack)
     if replica.preemptions == preemptions:  # nobody joins in the step that just made room the hard way
         admit(config, replica, requests, slots, queue, stack, budget)
 

@@ -183,6 +183,7 @@ def _step_model(
     row.seed = scenario.seed
     row.total_blocks = total_blocks
     row.watermark_blocks = int(settings.watermark * total_blocks)
+    row.prefix_caching = int(settings.prefix_caching)
     row.gamma = gamma
     row.match_probability = law.match_probability if law else 1.0
     if gamma:

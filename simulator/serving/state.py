@@ -49,6 +49,15 @@ SLOT = np.dtype(
     align=True,
 )
 
+PREEMPTED = np.dtype(
+    [
+        ("request", "i8"),
+        ("full_blocks", "i8"),  # whole blocks of valid KV it held, and may find again
+        ("freed_blocks", "i8"),  # the replica's count when its first block had joined the queue of free ones
+    ],
+    align=True,
+)
+
 CONFIG = np.dtype(
     [
         ("seed", "i8"),
@@ -57,6 +66,7 @@ CONFIG = np.dtype(
         ("block_tokens", "i8"),
         ("total_blocks", "i8"),
         ("watermark_blocks", "i8"),
+        ("prefix_caching", "i8"),  # 1 when a preempted request finds again what nobody has overwritten
         ("gamma", "i8"),
         ("drafter", "i8"),  # one of NO_DRAFTER, MODEL_DRAFTER, NGRAM_DRAFTER
         ("match_probability", "f8"),
@@ -94,6 +104,7 @@ REPLICA = np.dtype(
         ("stacked", "i8"),  # preempted requests waiting to resume
         ("running", "i8"),
         ("used_blocks", "i8"),
+        ("freed_blocks", "i8"),  # blocks that ever joined the queue of free ones, less those found again in it
         ("most_blocks", "i8"),
         ("most_running", "i8"),
         ("bucket_s", "f8"),  # width of one bucket of the time series

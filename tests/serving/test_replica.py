@@ -58,6 +58,39 @@ def test_the_youngest_is_preempted_and_recomputed_without_losing_tokens():
     assert replica.state[0].used_blocks == 0
 
 
+def test_what_nobody_has_overwritten_is_found_again():
+    # 6 blocks of 4: A's prompt takes 2, B's 4. A's second token needs a block, so B gives way: 4 whole blocks of 16 tokens.
+    # A takes one of them, B's last. B needs 5 for its 16 + 1 tokens, which are free when A has finished at t = 3 (3 tokens
+    # of 1 s); 3 blocks are still B's own, so 17 − 12 tokens are computed once more.
+    work = traffic([0.0, 0.0], [8, 16], [3, 2])
+    requests, (replica,) = run(work, total_blocks=6, target=tables(1.0, 0.125))
+    assert requests["preemptions"].tolist() == [0, 1]
+    assert requests[1].recomputed_tokens == 16 - 12
+    assert replica.state[0].prefill_tokens == 8 + 16 + 5
+    # 24 prompt tokens take 1 + 3 s, two steps of one token 1.125 s each, the 5 tokens 1.625 s.
+    assert requests["finish_s"].tolist() == [6.25, 6.25 + 1.625]
+
+    without, (replica,) = run(work, total_blocks=6, target=tables(1.0, 0.125), prefix_caching=0)
+    assert without[1].recomputed_tokens == 16
+    assert replica.state[0].prefill_tokens == 8 + 16 + 17
+
+
+def test_the_last_to_be_preempted_keeps_the_most():
+    # 9 blocks of 4, three prompts of 3 blocks. A needs a fourth and C gives way (A takes C's third block); B takes C's
+    # second. Four tokens later A takes C's first, and B must give way to itself: it keeps its whole blocks until A's next.
+    requests, _ = run(traffic([0.0] * 3, [12, 12, 12], [9, 9, 9]), total_blocks=9, target=tables(1.0, 0.125))
+    assert requests["preemptions"].tolist() == [0, 1, 1]
+    assert requests["recomputed_tokens"].tolist() == [0, 0, 12]
+
+
+def test_blocks_are_taken_chunk_by_chunk_but_the_whole_prompt_must_fit():
+    # Budget 8, 10 blocks of 4. A's prompt of 24 takes 2 blocks in each of 3 steps; then B's needs 5 where only 4 are free.
+    requests, (replica,) = run(traffic([0.0, 0.0], [24, 20], [2, 1]), total_blocks=10, max_batched_tokens=8)
+    held = replica.series[state.SERIES.index("kv_block_s")] / np.maximum(replica.series[0], 1e-9)
+    assert [round(held[int(s / replica.state[0].bucket_s)]) for s in (0, 1, 2, 3)] == [2, 4, 6, 7]
+    assert requests["scheduled_s"].tolist() == [0.0, 4.0]
+
+
 def test_a_round_delivers_accepted_drafts_and_one_more():
     draft = tables(0.25)
     requests, (replica,) = run(traffic([0.0], [4], [9]), gamma=3, rates=[1.0, 1.0, 1.0], draft=draft)
@@ -108,6 +141,7 @@ knobs = st.fixed_dictionaries(
         "max_batched_tokens": st.integers(5, 40),
         "total_blocks": st.integers(14, 40),
         "watermark_blocks": st.integers(0, 2),
+        "prefix_caching": st.integers(0, 1),
         "gamma": st.integers(0, 4),
     }
 )
