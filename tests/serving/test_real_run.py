@@ -1,7 +1,7 @@
 """A real vLLM 0.19.0 run replayed: 300 requests, an RTX 4090 whose KV cache is full for 160 of 184 seconds.
 
-Nothing of memwall was fitted to this run: kernels come from the layer timings of the same card (`calibration`), host times
-from H100 rows, rules from vLLM V1. Targets are 5 % for mean and median and 8 % for the 95th percentile; reached are
+No time of memwall was fitted to this run: kernels come from the layer timings of the same card (`calibration`), host times
+from H100 rows, rules from vLLM V1; its KV capacity is given. Targets are 5 % for mean and median and 8 % for the 95th percentile; reached are
 
                  mean     median      95 %             measured          simulated
     TTFT       +0.03 %   −1.6 %    +7.7 %      65.5  60.1 122.7 s    65.5  59.2 132.2 s
