@@ -22,6 +22,7 @@ from simulator.cost.roofline import (
     attention_rates,
     attention_time,
     elementwise_time,
+    l2_share,
     matmul_time,
     one_kernel,
 )
@@ -390,8 +391,7 @@ class ForwardCost:
         return np.asarray(sum(parts), dtype=float)
 
     def _l2_share(self) -> float:
-        # Smooth step at the size of L2, as fitted for kernels in a hot loop (DESIGN §3): 1 / (1 + (b/c)^6).
         one = np.ones(1)
         weights = float(self._sum(self._linear_operators(one), 1)[0])
         weights += sum(float(o.weight_bytes[0]) for o in head_operators(self.decoder, self.formats, self.tp, one))
-        return 1.0 / (1.0 + (weights / self.gpu.l2_bytes) ** 6)
+        return float(l2_share(weights, self.gpu))
