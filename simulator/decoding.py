@@ -8,11 +8,15 @@ from functools import cached_property
 
 from simulator import units
 from simulator.cost.forward import Batch, OperatorCost, PassCost
+from simulator.cost.roofline import effective_bytes_per_s
 from simulator.cost.streaming import Overlap, Stage, Tile, busy_share, stream
 from simulator.deployment import Deployment
 from simulator.errors import InputError
 from simulator.memory import MemoryBudget, weights_on_gpu
 from simulator.operators import embedding_weight_bytes, head_weight_bytes
+
+MOST_TILES = 1_000_000
+"""A timeline of more is refused: no one looks at it, and it takes seconds and gigabytes."""
 
 _BINDING = {
     "weights": "reading the weights from HBM",
@@ -116,15 +120,25 @@ class DecodeResult:
 
     def timeline(self, overlap: Overlap = "stream", desk_bytes: float | None = None) -> Timeline:
         """The pass on the layer clock. A larger `desk_bytes` than the GPU's keeps what it can hold of the weights for
-        good (what if the desk were 10 GB?)."""
-        physical = self.deployment.gpu.desk_bytes
+        good (what if the desk were 10 GB?); one too small to cover HBM's latency slows the loads, by Little's law.
+
+        Raises InputError where the pass would be cut into more than `MOST_TILES` tiles.
+        """
+        gpu = self.deployment.gpu
+        physical = gpu.desk_bytes
         desk = physical if desk_bytes is None else desk_bytes
+        least = 2 * self.pass_cost.total("bytes_") / MOST_TILES
+        if desk < least:
+            rule = f"be at least {units.show(least, 'bytes')} for a pass that moves so much"
+            raise InputError("desk", units.show(desk, "bytes"), rule)
+        share = self.deployment.target.efficiency.matmul.bandwidth
+        slower = effective_bytes_per_s(gpu, share) / effective_bytes_per_s(gpu, share, desk)
         # What a pass may read: all experts, though one pass wakes only some, but not the embedding, of which it reads rows.
         target = self.deployment.target
         matrices = weights_on_gpu(target)
         if head_weight_bytes(target.decoder, target.formats, target.tp):  # else the embedding is the LM head
             matrices -= embedding_weight_bytes(target.decoder, target.formats, target.tp)
-        stages = self.pass_cost.stages(kept=min(1.0, max(0.0, desk - physical) / matrices))
+        stages = self.pass_cost.stages(min(1.0, max(0.0, desk - physical) / matrices), max(1.0, slower))
         return Timeline(tuple(stages), tuple(stream(stages, desk, overlap)), overlap, desk)
 
 

@@ -154,11 +154,9 @@ def test_a_batch_that_does_not_fit():
         decode(LLAMA, batch=4096, context_tokens=2000)
 
 
-def test_impossible_detail_and_desk(step):
+def test_impossible_detail(step):
     with pytest.raises(InputError, match="detail='word' must be tile, operator or layer"):
         step.timeline().spans("word")
-    with pytest.raises(InputError, match="desk_bytes=1 must be at least 2"):
-        step.timeline(desk_bytes=1)
 
 
 def test_host_time_is_the_engine_s():
@@ -167,3 +165,17 @@ def test_host_time_is_the_engine_s():
     )
     assert decode(slow, batch=2).step_s == pytest.approx(1.0 + decode(LLAMA, batch=2).pass_cost.seconds)
     assert decode(slow).binding == "host"
+
+
+def test_a_desk_too_small_for_hbms_latency_slows_the_loads(step):
+    # Little's law: no more than the desk's bytes are under way per latency, and the pass moves all of its bytes so.
+    gpu, desk = LLAMA.gpu, 100e3
+    at_least = step.pass_cost.total("bytes_") / (desk / gpu.hbm_latency_s)
+    assert at_least > 2 * step.pass_cost.seconds
+    assert step.timeline(desk_bytes=desk).seconds == pytest.approx(at_least, rel=0.2)
+    assert step.timeline(desk_bytes=gpu.desk_bytes / 2).seconds == pytest.approx(step.timeline().seconds)
+
+
+def test_a_desk_of_a_few_bytes_is_refused_at_once(step):
+    with pytest.raises(InputError, match="desk='2 B' must be at least"):
+        step.timeline(desk_bytes=2)

@@ -145,23 +145,24 @@ class PassCost:
                 sums[cause] += operator.repeat * seconds
         return sums
 
-    def stages(self, kept: float = 0.0) -> list[Stage]:
+    def stages(self, kept: float = 0.0, slower: float = 1.0) -> list[Stage]:
         """The pass as the layer pipeline's stages, layer by layer; streamed one after the other they take `seconds`.
 
-        The share `kept` of every matrix never leaves the desk (a what-if: today's desk keeps none).
+        What-ifs: the share `kept` of every matrix never leaves the desk (today's keeps none), and loads take `slower` times
+        as long (a desk too small to cover HBM's latency).
         """
-        stages = [_stage(o, -1, kept) for o in self.before]
+        stages = [_stage(o, -1, kept, slower) for o in self.before]
         layer = 0
         for count, group in self.layers:
             for _ in range(count):
-                stages += [_stage(o, layer, kept) for o in group]
+                stages += [_stage(o, layer, kept, slower) for o in group]
                 layer += 1
-        return stages + [_stage(o, -1, kept) for o in self.after]
+        return stages + [_stage(o, -1, kept, slower) for o in self.after]
 
 
-def _stage(o: OperatorCost, layer: int, kept: float) -> Stage:
+def _stage(o: OperatorCost, layer: int, kept: float, slower: float) -> Stage:
     share = 1.0 - kept * o.weight_bytes / o.bytes_ if o.bytes_ else 1.0
-    load_s = o.memory_s * share
+    load_s = o.memory_s * share * slower
     # Neither side makes headway while a kernel starts, in what the smooth maximum adds to the slower side, and while the
     # SMs wait inside a kernel for longer than the load takes.
     gap_s = max(0.0, o.total_s - max(o.memory_s, o.compute_s)) + max(0.0, o.compute_s - max(load_s, o.arithmetic_s))
