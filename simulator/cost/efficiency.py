@@ -179,6 +179,9 @@ class CalibrationFile(Record):
     """By operator kind."""
     typical_error: dict[str, float]
     """Mean absolute relative error on rows held out of the fit, by operator kind."""
+    spread: dict[str, float] = {}
+    """Root mean square of ln(measured/predicted) on rows held out of the fit, by operator kind; ``step`` where whole steps
+    were measured, ``host`` for the engine's share. Prediction intervals rest on it."""
 
     @field_validator("date", mode="before")
     @classmethod

@@ -1,0 +1,162 @@
+"""Predicted against measured: the records that every validation ends in, and the statistics drawn from them.
+
+`Comparison` holds many points of one kind (kernels, steps, rounds), `Quantity` one figure of a whole run (a percentile, a
+throughput, a published speed), `Course` one figure second by second; a `Validation` is what one page shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+LEVEL = 0.9
+"""Share of measurements that a prediction interval is meant to hold."""
+
+
+def interval_factor(log_sd: float | FloatArray, level: float = LEVEL) -> Any:
+    """f such that prediction/f … prediction·f holds `level` of the measurements if ln(measured/predicted) is normal with
+    standard deviation `log_sd` and mean 0: exp(z·log_sd)."""
+    return np.exp(NormalDist().inv_cdf(0.5 + level / 2.0) * np.asarray(log_sd, float))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Many points of one kind; arrays are [points]."""
+
+    name: str
+    """For people, e.g. "decode attention"."""
+    measured_s: FloatArray
+    predicted_s: FloatArray
+    basis: str
+    """How the points were kept from the fit: "held out by matrix", "not fitted on"; or "fitted on these"."""
+    labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What tells points apart, by column: ``batch``, ``tokens``, ``context_tokens``, ``model``, …"""
+    log_sd: float | FloatArray | None = None
+    """Standard deviation of ln(measured/predicted) that the calibration claims; None: it claims none."""
+    note: str = ""
+
+    def __len__(self) -> int:
+        """Points."""
+        return len(self.measured_s)
+
+    @property
+    def errors(self) -> FloatArray:
+        """predicted/measured − 1 [points]."""
+        return np.asarray(self.predicted_s / self.measured_s - 1.0)
+
+    @property
+    def mape(self) -> float:
+        """Mean of |predicted/measured − 1|."""
+        return float(np.abs(self.errors).mean())
+
+    @property
+    def median_error(self) -> float:
+        """Median of |predicted/measured − 1|."""
+        return float(np.median(np.abs(self.errors)))
+
+    @property
+    def p95_error(self) -> float:
+        """95th percentile of |predicted/measured − 1|."""
+        return float(np.quantile(np.abs(self.errors), 0.95))
+
+    @property
+    def worst_error(self) -> float:
+        """The error of the point that is furthest off, with its sign."""
+        return float(self.errors[np.abs(self.errors).argmax()])
+
+    @property
+    def bias(self) -> float:
+        """Geometric mean of predicted/measured, less 1: above 0 where predictions are too slow."""
+        return float(np.exp(np.log(self.predicted_s / self.measured_s).mean()) - 1.0)
+
+    def coverage(self, level: float = LEVEL) -> float | None:
+        """Share of points inside their prediction interval; None where none is claimed."""
+        if self.log_sd is None:
+            return None
+        limit = np.log(interval_factor(self.log_sd, level))
+        return float(np.mean(np.abs(np.log(self.predicted_s / self.measured_s)) <= limit))
+
+    def where(self, chosen: NDArray[np.bool_], name: str) -> Comparison:
+        """The points of a mask [points], under another name."""
+        log_sd = self.log_sd[chosen] if isinstance(self.log_sd, np.ndarray) else self.log_sd
+        labels = {label: column[chosen] for label, column in self.labels.items()}
+        return Comparison(
+            name, self.measured_s[chosen], self.predicted_s[chosen], self.basis, labels, log_sd, self.note
+        )
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One figure of a run."""
+
+    name: str
+    unit: str
+    """A dimension that `units.show` knows ("s"), or a unit as it is printed ("tokens/s", "×")."""
+    measured: float
+    predicted: float | None
+    """None where no prediction can be made; `note` says why."""
+    basis: str
+    """As in `Comparison`."""
+    low: float | None = None
+    """Lower end of the prediction interval."""
+    high: float | None = None
+    note: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """predicted/measured − 1."""
+        return None if self.predicted is None else self.predicted / self.measured - 1.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """One figure over time; arrays are [points]."""
+
+    name: str
+    unit: str
+    time_s: FloatArray
+    measured: FloatArray
+    simulated: FloatArray
+
+    @property
+    def apart(self) -> float:
+        """Mean of |simulated − measured|."""
+        return float(np.abs(self.simulated - self.measured).mean())
+
+
+@dataclass(frozen=True)
+class Roof:
+    """A device's roofline and the points measured under it; arrays are [points]."""
+
+    bytes_per_s: float
+    flop_per_s: float
+    rests_on: str
+    """E.g. "datasheet" or "measured in this run"."""
+    flop: FloatArray
+    moved_bytes: FloatArray
+    measured_s: FloatArray
+    kind: NDArray[Any]
+    """What each point is, e.g. "matmul"."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one page shows."""
+
+    title: str
+    subject: str
+    """What is validated: a calibration's label, an engine and a device."""
+    conditions: Sequence[tuple[str, str]] = ()
+    comparisons: Sequence[Comparison] = ()
+    quantities: Sequence[Quantity] = ()
+    courses: Sequence[Course] = ()
+    roof: Roof | None = None
+    notes: Sequence[str] = ()
+    """Sentences on what was left out, and why."""
