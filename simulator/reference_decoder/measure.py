@@ -24,10 +24,11 @@ from typing import Any
 import torch
 
 from simulator.reference_decoder.clock import Clock
-from simulator.reference_decoder.measurements import Json, MeasurementError, MeasurementFile, key_of
+from simulator.reference_decoder.measurements import MeasurementError, MeasurementFile, key_of
 from simulator.reference_decoder.model import DTYPES
 from simulator.reference_decoder.points import SHARES, SUITES, TOY, Point, Suite, interleave
 from simulator.reference_decoder.probes import Probe, TooLarge
+from simulator.reference_decoder.schema import Json
 from simulator.reference_decoder.shapes import SHAPES
 
 OK, INTERRUPTED, USER_ERROR = 0, 130, 2
@@ -74,8 +75,11 @@ def header_of(device: torch.device, suite: Suite, clock: Clock, options: argpars
         "driver": smi.get("driver_version"),
         "clocks": {f"{name}_mhz": value for name, value in smi.items() if name.startswith("clocks")} or None,
         "power_limit_w": float(power) if re.fullmatch(r"[\d.]+", power) else None,
-        "memory_bytes": properties.total_memory if cuda else None,
+        "memory_bytes": properties.total_memory if cuda else _host_memory_bytes(),
         "last_cache_bytes": clock.last_cache_bytes,
+        "sm_count": properties.multi_processor_count if cuda else None,
+        "compute_capability": f"{properties.major}.{properties.minor}" if cuda else None,
+        "shared_memory_per_sm_bytes": getattr(properties, "shared_memory_per_multiprocessor", None),
         "dtype": options.dtype or suite.dtype,
         "attention": options.attention,
         "fuse": options.fuse,
@@ -85,6 +89,14 @@ def header_of(device: torch.device, suite: Suite, clock: Clock, options: argpars
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **{f"shape_of_{name}": asdict(SHAPES[name]) for name in sorted(names)},
     }
+
+
+def _host_memory_bytes() -> int | None:
+    try:
+        match = re.search(r"^MemTotal:\s*(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.M)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
 
 
 def _cpu_name() -> str:

@@ -3,7 +3,9 @@
 Line 1 is the header (``"kind": "header"``): ``schema`` (this version), ``device_kind`` (cpu, cuda), ``device`` (its name),
 ``torch``, ``cuda`` and ``driver`` (null on a CPU), ``clocks`` (as nvidia-smi reports them), ``power_limit_w``,
 ``memory_bytes``, ``last_cache_bytes``, ``dtype`` (of models), ``attention``, ``fuse``, ``threads``, ``python``, ``date``
-(UTC). A resumed run adds a line ``"kind": "resumed"`` with its ``date`` and ``clocks``.
+(UTC). Of a GPU also ``sm_count``, ``compute_capability`` and ``shared_memory_per_sm_bytes`` (null where PyTorch does not
+tell). A resumed run adds a line ``"kind": "resumed"`` with its ``date`` and ``clocks``; files of the same device, PyTorch
+and settings may be joined, headers included.
 
 Every other line has ``kind``, the fields that name the point (together its key: no two lines share it), and either
 ``skipped`` (why it was not measured) or ``median_s``, ``min_s``, ``q1_s``, ``q3_s``, ``max_s`` over ``n`` repeats and the
@@ -23,8 +25,10 @@ launch     what: kernel (host time to launch one of many, eager),      times are
            graph_replay (host time), read_back (one value to the
            host), round (a whole round of a toy model: the host's
            share), gamma
-step       model, batch, tokens (per sequence), context_tokens,        parameters, live_tokens (slots attended to per
-           graphs                                                      sequence)
+step       model, batch, tokens (per sequence), context_tokens,        parameters (of the layers run), live_tokens (slots
+           graphs; layers, where the pass ends after so many, with     attended to per sequence)
+           the head (then one layer's time can be told from the
+           head's and the host's)
 draft      model, gamma (passes), batch, context_tokens, graphs        parameters. Catch-up of the first pass included
 round      model, drafter (plain, small, early_exit, tree),            tokens_per_round and accepted (means per sequence).
            draft_model, gamma (depth), alpha (forced, of a node's      Times are of the whole round as the host sees it
@@ -48,16 +52,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, overload
+
+from simulator.reference_decoder.schema import KINDS, Json, header_fault, line_fault
 
 SCHEMA = 1
-
-RESULTS = frozenset(
-    ("skipped", "median_s", "min_s", "q1_s", "q3_s", "max_s", "n", "moved_bytes", "flop", "parameters", "live_tokens",
-     "tokens_per_round", "accepted", "rate_per_s", "tokens_per_s", "ttft_median_s", "ttft_p99_s", "duration_s",
-     "arrival_s", "first_token_s", "finished_s", "output_lengths", "prefill_s", "round_s", "round_rows", "round_tokens")
-)  # fmt: skip
-"""Fields that are no part of a point's key."""
 SAME_RUN = (
     "schema",
     "device_kind",
@@ -73,37 +72,118 @@ SAME_RUN = (
 )
 """Header fields in which a resumed run must agree: otherwise the lines could not be compared."""
 
-Json = dict[str, Any]
-
 
 class MeasurementError(ValueError):
     """A file that cannot be read or continued, said in one sentence."""
 
 
 def key_of(point: Mapping[str, Any]) -> str:
-    """What makes a point that point."""
-    return json.dumps({name: value for name, value in point.items() if name not in RESULTS}, sort_keys=True)
+    """What makes a point that point: its kind and the fields that name a point of that kind."""
+    kind = KINDS.get(point["kind"])
+    names = point.keys() if kind is None else ("kind", *kind.point, *kind.optional)
+    return json.dumps({name: point[name] for name in names if name in point}, sort_keys=True)
 
 
-def read(path: Path) -> tuple[Json, list[Json], int]:
-    """Header, measurements, and the bytes up to the end of the last whole line: a line cut short at the end, as a killed
-    run leaves it, is not counted. Damage elsewhere is an error that names the line."""
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    lines: list[Json] = []
-    for number, text in enumerate(data[:whole].splitlines(), 1):
+@overload
+def read(path: Path) -> tuple[Json, list[Json], int]: ...
+@overload
+def read(path: Path, *, salvage: Literal[True]) -> tuple[Json, list[Json], int, str | None]: ...
+def read(
+    path: Path, *, salvage: bool = False
+) -> tuple[Json, list[Json], int] | tuple[Json, list[Json], int, str | None]:
+    """Header, measurements, and the bytes up to the end of the last line read.
+
+    A line cut short at the end, as a killed run leaves it, is not counted. Damage elsewhere raises MeasurementError, which
+    names line and field. With `salvage`, what stands before the damage is returned, and a fourth value says in one
+    sentence what was lost (None: nothing was); a damaged header cannot be salvaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MeasurementError(f"{path}: {error.strerror or error}") from None
+    *whole_lines, rest = data.split(b"\n")
+    file = _Lines()
+    whole, lost = 0, None
+    for number, text in enumerate(whole_lines, 1):
         try:
-            line = json.loads(text)
-        except ValueError:
-            raise MeasurementError(f"{path}: line {number} must be JSON") from None
-        if not isinstance(line, dict) or "kind" not in line:
-            raise MeasurementError(f"{path}: line {number} must be a measurement with a kind")
-        lines.append(line)
-    if not lines or lines[0]["kind"] != "header":
+            file.take(text)
+        except MeasurementError as damage:
+            if not salvage or number == 1:
+                raise MeasurementError(f"{path}: line {number}: {damage}") from None
+            which = f"lines {number} to {len(whole_lines)} are" if number < len(whole_lines) else f"line {number} is"
+            lost = f"{path}: line {number}: {damage}; {which} left out"
+            break
+        whole += len(text) + 1
+    if file.header is None:
         raise MeasurementError(f"{path}: line 1 must be the header")
-    if lines[0].get("schema") != SCHEMA:
-        raise MeasurementError(f"{path}: schema={lines[0].get('schema')} must be {SCHEMA}")
-    return lines[0], [line for line in lines[1:] if line["kind"] != "resumed"], whole
+    if lost is None and rest:
+        lost = f"{path}: line {len(whole_lines) + 1} is cut short and left out"
+    return (file.header, file.lines, whole, lost) if salvage else (file.header, file.lines, whole)
+
+
+class _Lines:
+    """The lines of one file, checked one by one."""
+
+    def __init__(self) -> None:
+        self.header: Json | None = None
+        self.lines: list[Json] = []
+        self._keys: set[str] = set()
+
+    def take(self, text: bytes) -> None:
+        """The next line. Raises MeasurementError, without saying where."""
+        try:
+            line = json.loads(text, object_pairs_hook=_fields_once)
+        except (ValueError, RecursionError) as error:
+            what = str(error) if isinstance(error, MeasurementError) else "must be JSON"
+            raise MeasurementError(what) from None
+        if not isinstance(line, dict) or "kind" not in line:
+            raise MeasurementError("must be a measurement with a kind")
+        if line["kind"] == "header":
+            self._take_header(line)
+        elif self.header is None:
+            raise MeasurementError("must be the header")
+        elif line["kind"] != "resumed":
+            self._take_measurement(line, self.header)
+
+    def _take_header(self, line: Json) -> None:
+        if line.get("schema") != SCHEMA:
+            raise MeasurementError(f"schema={line.get('schema')!r:.60} must be {SCHEMA}")
+        fault = header_fault(line)
+        if fault is not None:
+            raise MeasurementError(fault)
+        if self.header is None:
+            self.header = line
+        for name in SAME_RUN:
+            if line.get(name) != self.header.get(name):
+                raise MeasurementError(
+                    f"mixed devices: {name}={line.get(name)!r} must be {self.header.get(name)!r}, as in the first header"
+                    if name.startswith("device")
+                    else f"{name}={line.get(name)!r} must be {self.header.get(name)!r}, as in the first header"
+                )
+
+    def _take_measurement(self, line: Json, header: Json) -> None:
+        fault = line_fault(line)
+        if fault is not None:
+            raise MeasurementError(fault)
+        for name in ("model", "draft_model"):
+            if line.get(name) is not None and f"shape_of_{line[name]}" not in header:
+                raise MeasurementError(
+                    f"{name}={line[name]!r} must be a model whose shape_of_{line[name]} is in the header"
+                )
+        key = key_of(line)
+        if key in self._keys:
+            raise MeasurementError(f"must be measured once, and an earlier line has the same point {key}")
+        self._keys.add(key)
+        self.lines.append(line)
+
+
+def _fields_once(pairs: list[tuple[str, Any]]) -> Json:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MeasurementError(f"{twice} must not stand there twice")
+    return fields
 
 
 class MeasurementFile:

@@ -98,11 +98,14 @@ class Suite:
 
     def _steps(self) -> Iterator[Point]:
         # Graphs are how a step is served; one without them for every eight shows what the host would cost.
-        count = 0
-        for model, batch, query, context in spread(self.targets, self.batches, self.queries, self.contexts):
+        # At the corners one layer with the head, too: what a layer takes can then be told from the rest.
+        count, axes = 0, (self.batches, self.queries, self.contexts)
+        for model, batch, query, context in spread(self.targets, *axes):
             if batch * query <= self.most_step_tokens and self._fits(model, batch, context):
                 point = {"model": model, "batch": batch, "tokens": query, "context_tokens": context}
                 yield point | {"graphs": self.graphs[0]}
+                if all(x in (axis[0], axis[-1]) for x, axis in zip((batch, query, context), axes, strict=True)):
+                    yield point | {"graphs": self.graphs[0], "layers": 1}
                 if len(self.graphs) > 1 and count % 8 == 0:
                     yield point | {"graphs": self.graphs[1]}
                 count += 1

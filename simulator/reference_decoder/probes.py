@@ -143,8 +143,10 @@ class Probe:
         cache = self._cache(point["model"], model, rows, live, query)
         tokens = torch.randint(model.vocab, (rows, query), device=self.device)
         positions = torch.arange(context, live, device=self.device).expand(rows, -1).contiguous()
-        timing = self.clock.time(lambda: model.forward(tokens, positions, cache, live))
-        return {"parameters": SHAPES[point["model"]].parameters, "live_tokens": live} | timing.fields()
+        layers, shape = point.get("layers"), SHAPES[point["model"]]
+        timing = self.clock.time(lambda: model.forward(tokens, positions, cache, live, layers=layers))
+        run = shape if layers is None else shape.sliced(layers)
+        return {"parameters": run.parameters, "live_tokens": live} | timing.fields()
 
     def _draft(self, point: Point) -> dict[str, Any]:
         rows, context, gamma = point["batch"], point["context_tokens"], point["gamma"]

@@ -4,8 +4,9 @@ from itertools import islice
 
 import pytest
 
-from simulator.reference_decoder.measurements import RESULTS, key_of
+from simulator.reference_decoder.measurements import key_of
 from simulator.reference_decoder.points import SHARES, SUITES, TOY, interleave, matrices_of, spread
+from simulator.reference_decoder.schema import KINDS, line_fault
 from simulator.reference_decoder.shapes import SHAPES
 
 ALL = [*SUITES.values(), TOY]
@@ -27,7 +28,8 @@ def test_plans_name_every_point_once_and_only_known_models(suite):
         assert points
         for point in points:
             assert point["kind"] == kind
-            assert not RESULTS & set(point)
+            assert line_fault(point | {"skipped": "not measured"}) is None
+            assert set(point) <= {"kind", *KINDS[kind].point, *KINDS[kind].optional}
             assert {point.get("model"), point.get("draft_model")} <= {None, *SHAPES}
 
 
@@ -37,6 +39,15 @@ def test_a_cpu_plan_holds_512_tokens_in_one_step_and_a_gpu_plan_batches_of_512()
     assert {p["batch"] for p in steps} >= {1, 512}
     assert max(p["context_tokens"] for p in steps) == 32768
     assert {p["graphs"] for p in steps} == {True, False}
+
+
+@pytest.mark.parametrize("suite", ALL, ids=["cuda", "cpu", "toy"])
+def test_every_target_runs_single_layers_at_the_corners(suite):
+    singles = [point for point in suite.plan()["step"] if "layers" in point]
+    assert {point["layers"] for point in singles} == {1}
+    assert {point["model"] for point in singles} == set(suite.targets)
+    for name, axis in (("batch", suite.batches), ("tokens", suite.queries), ("context_tokens", suite.contexts)):
+        assert {point[name] for point in singles} == {axis[0], axis[-1]}
 
 
 def test_drafters_share_their_target_s_vocabulary():
