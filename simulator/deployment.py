@@ -12,7 +12,7 @@ from simulator.errors import InputError
 from simulator.hardware import Gpu, Link, load_gpu, load_link
 from simulator.memory import MemoryBudget, require_fit
 from simulator.quantization import Quantization
-from simulator.records import Record, validate
+from simulator.records import Record, read_mapping, validate
 from simulator.speculation.drafters import Drafter, check_pair, load_drafter
 
 
@@ -34,9 +34,13 @@ class EngineChoice(Record):
     prefix_caching: bool | None = None
     """Whether preempted requests find again what nobody has overwritten."""
 
-    def load(self, base: Path | None = None) -> Engine:
-        """The engine with the changed settings, checked."""
-        engine = load_engine(self.name, base=base)
+    def load(self, base: Path | None = None, gpu: Gpu | None = None) -> Engine:
+        """The engine with the changed settings, checked; as measured on `gpu` where that has a profile of its own."""
+        measured = gpu.profile if gpu is not None else None
+        if measured is not None and read_mapping(measured).get("engine", {}).get("name") == self.name:
+            engine = load_engine(str(measured))
+        else:
+            engine = load_engine(self.name, base=base)
         given = {k: v for k, v in self.model_dump(exclude={"name"}).items() if v is not None}
         settings = validate(EngineSettings, {**engine.settings.model_dump(), **given}, "engine")
         for field in ("block_tokens", "max_sequences", "max_batched_tokens"):
@@ -100,7 +104,7 @@ def deploy(
     if isinstance(engine, str):
         engine = EngineChoice(name=engine)
     if isinstance(engine, EngineChoice):
-        engine = engine.load(base)
+        engine = engine.load(base, device)
     target = ForwardCost(decoder, device, tp=tp, quantization=quantization, link=wire)
     drafter = load_drafter(draft, base=base) if draft else None
     cost = None

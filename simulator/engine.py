@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from simulator import catalog
 from simulator.errors import InputError
@@ -39,6 +42,16 @@ class EngineSettings(Record):
     """Share of KV blocks kept free when a waiting request is admitted beside running ones; vLLM V1 keeps none."""
     prefix_caching: bool = True
     """A preempted request finds again those of its blocks that nobody has overwritten; vLLM V1's default."""
+    prefill: Literal["mixed", "first"] = "mixed"
+    """``mixed``: prompts share a step with sequences that decode (vLLM V1). ``first``: prompts run in passes of their own
+    as long as any fits, and only then do all others decode (vLLM V0, SGLang, the reference decoder)."""
+    prompts_per_pass: int = Field(default=0, ge=0)
+    """Prompts in one pass at most; 0: as many as the token budget holds."""
+    prefill_chunk_tokens: int = Field(default=0, ge=0)
+    """Tokens of one prompt in one pass at most; 0: as many as the token budget holds."""
+    draft: Literal["after", "before"] = "after"
+    """When a model drafts: ``after`` a step, for the next one, so that a request's first drafts are part of its TTFT
+    (vLLM); or at the start of the round that verifies them, ``before`` verification (the reference decoder)."""
 
 
 class EngineFile(Record):
@@ -90,7 +103,7 @@ class Engine:
 def load_engine(name: str, *, base: Path | None = None) -> Engine:
     """The engine of a bundled name or a profile's path. Raises UnknownName or InputError."""
     path = catalog.locate("engine", name, base=base)
-    file, where = read_record(EngineFile, path), str(path)
+    file, where = read_record(EngineFile, path, "engine"), str(path)
     si, provenance = read_figures(file.figures, _FIGURES, file.sources, where)
     for key in _FIGURES:
         if key not in si:

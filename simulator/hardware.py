@@ -1,6 +1,7 @@
 """GPUs and links: frozen records read from ``hardware_profiles/``, every figure with its source, date and kind.
 
-A profile is data, never code. Each figure names one of the file's ``sources``, and each source says whether it is a
+A profile is data, never code. A device that was measured here (`memwall calibrate`) has one file with three sections: ``gpu``
+(a profile, or the name of a bundled one), ``calibration`` and ``engine``; its path works wherever a GPU's name does. Each figure names one of the file's ``sources``, and each source says whether it is a
 datasheet, a measurement or a fit; `Gpu.provenance` carries that to whoever prints a number.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -141,6 +142,8 @@ class Gpu:
     host_link: str
     gpus_per_node: int
     provenance: Mapping[str, Provenance]
+    profile: Path | None = None
+    """A measured device's own file, which also holds its ``calibration`` and its ``engine`` (`memwall calibrate`)."""
 
     @property
     def desk_bytes(self) -> float:
@@ -190,7 +193,12 @@ class LinkFile(Record):
 def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
     """The GPU of a bundled name, an alias, or a profile's path. Raises UnknownName or InputError."""
     path = catalog.locate("gpu", name, aliases=_gpu_aliases(), base=base)
-    file = read_record(GpuFile, path)
+    data = read_mapping(path)
+    if isinstance(data.get("gpu"), str):  # a profile that calibrates a bundled GPU
+        if data["gpu"] not in catalog.names("gpu"):
+            raise UnknownName("gpu", data["gpu"], catalog.names("gpu"), where=str(path), kind="bundled GPU")
+        return replace(load_gpu(data["gpu"]), profile=path)
+    file = read_record(GpuFile, path, "gpu")
     where = str(path)
     for required in [n for n, (_, needed) in FIGURES.items() if needed and n not in file.figures]:
         raise InputError(f"figures.{required}", "(absent)", "be given", where=where)
@@ -221,6 +229,7 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
         host_link=file.host_link,
         gpus_per_node=file.gpus_per_node,
         provenance=provenance,
+        profile=path if "calibration" in data else None,
     )
 
 
@@ -257,6 +266,7 @@ def read_figures(
 def _gpu_aliases() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in catalog.names("gpu"):
-        for alias in read_mapping(catalog.locate("gpu", name)).get("aliases", ()):
+        data = read_mapping(catalog.locate("gpu", name))
+        for alias in data.get("gpu", data).get("aliases", ()):
             found[str(alias)] = name
     return found

@@ -176,6 +176,9 @@ def _too_deep(where: str) -> InputError:
     return InputError("content", "(too deep)", f"be nested at most {MAX_DEPTH} levels deep", where=where)
 
 
-def read_record(cls: type[R], path: Path) -> R:
-    """The file at `path` as a `cls`."""
-    return validate(cls, read_mapping(path), str(path))
+def read_record(cls: type[R], path: Path, section: str | None = None) -> R:
+    """The file at `path` as a `cls`; of a device profile, which holds several records, its `section`."""
+    data = read_mapping(path)
+    if section is not None and isinstance(data.get(section), dict):
+        return validate(cls, data[section], f"{path}: {section}")
+    return validate(cls, data, str(path))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -20,6 +20,12 @@ from simulator.errors import InputError, UnknownName
 from simulator.hardware import Gpu
 from simulator.records import Record, read_record
 
+PRIOR_SPREAD = 0.35
+"""Standard deviation of ln(measured/predicted) where nothing was measured: that of a normal error whose mean absolute value
+is about `PRIOR_ERROR`."""
+HOST_SPREAD = 0.25
+"""The same for an engine's host time, which belongs to its version and to the host's processor: published steps of one
+engine, two versions apart, leave residues of 0.60 and 0.80 ms."""
 PRIOR_ERROR = 0.3
 """Typical relative error of parameters taken from another GPU of the family. Parameters moved between the three GPUs
 of the kernel tables without refitting missed by 16 to 66 %; within one family the lower half of that is usual."""
@@ -48,6 +54,9 @@ class MatmulEfficiency(NamedTuple):
     """Exponent p that joins memory and compute time; p → ∞ is the classical roofline."""
     l2_speedup: float
     """Rate of bytes found in L2 over the rate of bytes from HBM."""
+    row_tile: float = 0.0
+    """Rows of the only tile shape; 0: the library chooses among `roofline.TILES`. Vector units have no use for tiles of
+    rows: 1."""
 
 
 class AttentionEfficiency(NamedTuple):
@@ -86,6 +95,8 @@ class AttentionEfficiency(NamedTuple):
     takes_decode: float = 0.0
     """Of the prefill kernel: 1 when it does every batch in which any sequence has more than one new token, decoding ones
     included, as FlashAttention-2 under vLLM does; 0 when decoding and verification have a kernel of their own."""
+    sequence_s: float = 0.0
+    """Fixed time per sequence and KV head, shared by the SMs, s; 0 on GPUs, where it is part of `wave_s`."""
 
 
 class ElementwiseEfficiency(NamedTuple):
@@ -202,6 +213,13 @@ class Efficiency:
     elementwise: ElementwiseEfficiency
     all_reduce: CollectiveEfficiency
     typical_error: Mapping[str, float]
+    spread: Mapping[str, float]
+    slower: Mapping[str, float] = field(default_factory=dict)
+    """Factors on the time of kinds of operators, for "what if these are slower than calibrated"."""
+
+    def log_sd(self, kind: str) -> float:
+        """Standard deviation of ln(measured/predicted) of one kind of operator, ``step`` or ``host``."""
+        return self.spread.get(kind, PRIOR_SPREAD)
 
     @property
     def label(self) -> str:
@@ -210,13 +228,16 @@ class Efficiency:
 
 
 def load_efficiency(gpu: Gpu, *, calibration: str | None = None) -> Efficiency:
-    """The calibration that lists `gpu`, else its family's, else ``generic``; or the one named or given by path.
+    """The calibration in the GPU's own profile, else the one that lists `gpu`, else its family's, else ``generic``; or
+    the one named or given by path.
 
     Only a file that lists ``gpu.name`` yields the tag "calibrated"; every other is a prior and its errors are widened
     to at least `PRIOR_ERROR`.
     """
     if calibration is not None:
         return efficiency_from(_read(catalog.locate("calibration", calibration)), gpu.name)
+    if gpu.profile is not None:
+        return efficiency_from(_read(gpu.profile), gpu.name)
     files = [_read(catalog.locate("calibration", name)) for name in catalog.names("calibration")]
     chosen = next((f for f in files if gpu.name in f.gpus), None)
     chosen = chosen or next((f for f in files if f.family == gpu.family), None)
@@ -238,7 +259,17 @@ def efficiency_from(file: CalibrationFile, gpu_name: str) -> Efficiency:
         elementwise=_as(ElementwiseEfficiency, file.elementwise, "elementwise", file.name),
         all_reduce=_as(CollectiveEfficiency, file.all_reduce, "all_reduce", file.name),
         typical_error=errors,
+        spread=_spread(file, calibrated),
     )
+
+
+def _spread(file: CalibrationFile, calibrated: bool) -> dict[str, float]:
+    # 1.25: root mean square over mean absolute value of a normal error, where a file states the latter only.
+    spread = {kind: 1.25 * error for kind, error in file.typical_error.items()} | file.spread
+    if not calibrated:
+        spread = {kind: max(value, PRIOR_SPREAD) for kind, value in spread.items()}
+        spread.pop("step", None)  # of whole steps on another device
+    return {"host": HOST_SPREAD, **spread}
 
 
 _DIVISORS = {
@@ -267,6 +298,10 @@ def _as(cls: type[P], parameters: Mapping[str, Parameter], section: str, where: 
     return built
 
 
-@cache
 def _read(path: Path) -> CalibrationFile:
-    return read_record(CalibrationFile, path)
+    return _read_version(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _read_version(path: Path, modified_ns: int) -> CalibrationFile:
+    return read_record(CalibrationFile, path, "calibration")

@@ -227,10 +227,11 @@ class ForwardCost:
             attention_rates(
                 gpu, part, dtype=attention_dtype, kv_heads=kv_heads, heads=shape.heads, head_dim=head_dim,
                 flop_per_pair=flop_per_pair,
-            )
-            for part, kv_heads, head_dim, flop_per_pair in (
-                (e.decode_attention, shape.kv_heads, shape.head_dim, shape.decode_flop_per_pair),
-                (e.prefill_attention, shape.prefill_kv_heads, shape.prefill_head_dim, shape.prefill_flop_per_pair),
+            ).slowed(e.slower.get(kind, 1.0))
+            for kind, part, kv_heads, head_dim, flop_per_pair in (
+                ("decode_attention", e.decode_attention, shape.kv_heads, shape.head_dim, shape.decode_flop_per_pair),
+                ("prefill_attention", e.prefill_attention, shape.prefill_kv_heads, shape.prefill_head_dim,
+                 shape.prefill_flop_per_pair),
             )
         )  # fmt: skip
         if decoder.attention.mla is not None:  # absorbed and expanded form are different kernels
@@ -359,13 +360,15 @@ class ForwardCost:
         """(total, memory, compute, overhead) seconds [points]; nothing to do takes no time."""
         work = o.m > 0
         zero = np.zeros_like(o.m)
+        slower = self.efficiency.slower.get("all_reduce" if o.kind == "all_gather" else o.kind, 1.0)
         if o.kind in ("all_reduce", "all_gather"):
             collective_s = all_reduce_s if o.kind == "all_reduce" else all_gather_s
-            total = np.where(work, collective_s(o.message_bytes, self.tp, self.link, self.efficiency.all_reduce), 0.0)
+            total = collective_s(o.message_bytes, self.tp, self.link, self.efficiency.all_reduce) * slower
+            total = np.where(work, total, 0.0)
             return total, zero, zero, total
         if o.kind == "elementwise":
             t = elementwise_time(o.activation_bytes, work.astype(float), self.gpu, self.efficiency.elementwise)
-            return t.total_s, t.memory_s, t.compute_s, t.overhead_s
+            return tuple(part * slower for part in t)
         matrices = np.ones_like(o.m) if o.matrices is None else o.matrices
         t = matmul_time(
             o.m,
@@ -379,7 +382,7 @@ class ForwardCost:
             resident_bytes=self._resident_share * o.weight_bytes,
             count=matrices,
         )
-        return tuple(np.where(work, part, 0.0) for part in t)  # type: ignore[return-value]
+        return tuple(np.where(work, part * slower, 0.0) for part in t)  # type: ignore[return-value]
 
     def _sum(self, operators: Sequence[tuple[int, Operator]], what: int) -> FloatArray:
         """Over the pass [points]: 0 seconds, 1 bytes, 2 FLOP."""

@@ -58,6 +58,15 @@ class AttentionRates(NamedTuple):
     splits: float
     power: float
     takes_decode: float
+    sequence_s: float
+
+    def slowed(self, factor: float) -> AttentionRates:
+        """The same kernel with every time multiplied by `factor`."""
+        times = ("t0_s", "copy_s", "wave_s", "kv_step_s", "split_s", "combine_s", "sequence_s")
+        rates = ("bytes_per_s", "flop_per_s")
+        return self._replace(
+            **{n: getattr(self, n) * factor for n in times}, **{n: getattr(self, n) / factor for n in rates}
+        )
 
 
 def l2_share(working_set_bytes: Any, gpu: Gpu) -> Any:
@@ -94,7 +103,8 @@ def matmul_time(
     t = t0 + min over tiles (tm, tn) and splits s of [(t_m^p + t_c^p)^(1/p) + split_s·(s > 1)], where
     t_m = (bytes − R)/BW_eff + R/(l2_speedup·BW_eff), bytes = count·weight_bytes + activation_bytes,
     t_c = (t_f^p + t_k^p)^(1/p), t_f = ⌈T·s/SMs⌉·(k/s + k_extra)·2·tm·tn / r, T = count·⌈m/tm⌉·⌈n/tn⌉,
-    r = e_c·(peak/SMs)·I/(I + tile_half), I = tm·tn/(tm + tn), and t_k = k_step_s·k/s, the serial loop of one tile.
+    r = e_c·(peak/SMs)·I/(I + tile_half), I = tm·tn/(tm + tn), and t_k = k_step_s·k/s, the serial loop of one tile. With
+    `row_tile` set there is one tile shape, row_tile × 64.
 
     m [tokens; per matrix when grouped], n, k [values], weight_bytes of ONE matrix (quantised weights: fewer than 2·n·k),
     activation_bytes of the whole kernel, R = `resident_bytes` of these found in L2 (0 when a large model streams through).
@@ -107,7 +117,7 @@ def matmul_time(
     m, n, k, memory = np.broadcast_arrays(m, n, k, (all_bytes - resident + resident / e.l2_speedup) / hbm)
     sm_rate = e.compute * gpu.peak_flop_per_s(dtype) / gpu.sm_count
     total, compute, overhead = np.full(m.shape, np.inf), np.zeros(m.shape), np.zeros(m.shape)
-    for rows, columns in TILES:
+    for rows, columns in TILES if e.row_tile == 0.0 else ((e.row_tile, 64),):
         intensity = rows * columns / (rows + columns)
         rate = sm_rate * intensity / (intensity + e.tile_half)
         tiles = count * np.ceil(m / rows) * np.ceil(n / columns)
@@ -177,6 +187,7 @@ def attention_rates(
         splits=1.0 if group >= e.split_from_group else 0.0,
         power=e.power,
         takes_decode=e.takes_decode,
+        sequence_s=e.sequence_s,
     )
 
 
@@ -197,7 +208,8 @@ def attention_time(
     """(total_s, memory_s, compute_s, overhead_s) of one layer's attention on one GPU for a group of sequences.
 
     t = t0 + copy + (t_m^p + t_c^p)^(1/p), t_m = (kv_bytes + query_tokens·query_bytes)/BW_eff,
-    t_c = ((t_f + W·wave_s)^p + t_s^p)^(1/p): t_f = padded FLOP / rate, W = ⌈blocks/SMs⌉ waves, and t_s the longest block,
+    t_c = ((t_f + W·wave_s + S·sequence_s)^p + t_s^p)^(1/p): t_f = padded FLOP / rate, W = ⌈blocks/SMs⌉ waves, S = sequences
+    times KV heads over SMs, and t_s the longest block,
     x = kv_step_s·(keys − 128), or where keys are split over s blocks min(x, split_s + x/s + combine_s·s) at the best s.
 
     sequences, query_tokens = Σ new tokens, kv_bytes = Σ KV bytes read [bytes], flop = Σ FLOP without padding.
@@ -220,6 +232,7 @@ def attention_time(
     triangle = square * max(0.0, 1.0 - 1.0 / per_sequence)
     padded = (flop + rates.flop_per_pair * query_tokens * triangle) * padding
     work = padded / rates.flop_per_s + math.ceil(blocks / rates.sm_count) * rates.wave_s
+    work += sequences * rates.heads_of_blocks / rates.sm_count * rates.sequence_s
 
     serial = rates.kv_step_s * max(0.0, keys + 0.5 * (per_sequence - 1.0) - KV_TILE)
     most = math.floor(BLOCKS_PER_SM * rates.sm_count / blocks)

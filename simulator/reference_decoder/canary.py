@@ -1,0 +1,80 @@
+"""Canary: a fixed piece of work that tells whether the machine is as quiet as it has been at its best.
+
+A processor shared with strangers slows down by tens of percent for seconds at a time, and a measurement cannot tell that
+from being slow. The canary can: it reads memory and multiplies, always the same, before and after every point. A point
+whose canary sang late is measured again, and what remains is written down with it as `disturbance`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+QUIET = 1.06
+"""Canary time over its best from which the machine counts as disturbed; its own median wavers by 2 to 3 %."""
+ATTEMPTS = 3
+"""Most times that a point is measured for the sake of quiet."""
+PATIENCE_S = 3.0
+"""Longest wait for quiet before a point."""
+_SINGS = 7
+_READ_BYTES, _SIZE, _ROWS = 48 * 2**20, 1024, 64
+
+T = TypeVar("T")
+
+
+class Canary:
+    """For a CPU; its work takes some 10 ms."""
+
+    def __init__(
+        self, now_s: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._now_s, self._sleep = now_s, sleep
+        self._memory = torch.ones(_READ_BYTES // 4)
+        self._weights = torch.ones(_SIZE, _SIZE)
+        self._input = torch.ones(_ROWS, _SIZE)
+        self._heard_s = [self._once_s() for _ in range(_SINGS)]
+
+    @property
+    def best_s(self) -> float:
+        """The tenth percentile of all songs, robust against a clock's lucky one."""
+        return float(np.quantile(self._heard_s, 0.1))
+
+    def disturbance(self) -> float:
+        """Median time of a few songs over the best, at least 1."""
+        songs = [self._once_s() for _ in range(_SINGS)]
+        self._heard_s += songs
+        return max(1.0, float(np.median(songs)) / self.best_s)
+
+    def quietly(self, measure: Callable[[], T]) -> tuple[T, float, int]:
+        """The quietest of a few attempts to `measure`: its result, its disturbance, and how many were made."""
+        best: tuple[T, float] | None = None
+        before = self._wait_for_quiet()
+        for attempt in range(1, ATTEMPTS + 1):
+            result = measure()
+            after = self.disturbance()
+            disturbance = max(before, after)
+            if best is None or disturbance < best[1]:
+                best = result, disturbance
+            if best[1] <= QUIET:
+                break
+            before = after
+        return *best, attempt  # type: ignore[misc]
+
+    def _wait_for_quiet(self) -> float:
+        end_s = self._now_s() + PATIENCE_S
+        disturbance = self.disturbance()
+        while disturbance > QUIET and self._now_s() < end_s:
+            self._sleep(0.1)
+            disturbance = self.disturbance()
+        return disturbance
+
+    def _once_s(self) -> float:
+        start_s = self._now_s()
+        torch.sum(self._memory)
+        functional.linear(self._input, self._weights)
+        return self._now_s() - start_s
