@@ -8,22 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.uncertainty import LEVEL as LEVEL
+from simulator.uncertainty import interval_factor as interval_factor
+
 FloatArray = NDArray[np.float64]
-
-LEVEL = 0.9
-"""Share of measurements that a prediction interval is meant to hold."""
-
-
-def interval_factor(log_sd: float | FloatArray, level: float = LEVEL) -> Any:
-    """f such that prediction/f … prediction·f holds `level` of the measurements if ln(measured/predicted) is normal with
-    standard deviation `log_sd` and mean 0: exp(z·log_sd)."""
-    return np.exp(NormalDist().inv_cdf(0.5 + level / 2.0) * np.asarray(log_sd, float))
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Terms:
 
     def _sum(self, columns: Mapping[str, FloatArray], seconds: FloatArray) -> FloatArray:
         where = columns["pass"].astype(int)
-        return np.bincount(where, columns["times"] * seconds, self.count)
+        return np.asarray(np.bincount(where, columns["times"] * seconds, self.count), float)
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,7 @@ class ForwardCost:
         self.efficiency = efficiency or load_efficiency(gpu)
         self.link = link or load_link(gpu.node_link)
         self.shape = attention_shape(decoder, self.formats, tp)
+        self.back_to_back = back_to_back
         self._resident_share = self._l2_share() if back_to_back else 0.0
         # Attention multiplies in 16 bit whatever the cache is stored in, unless the model is fp32.
         attention_dtype = "fp32" if self.formats.model_bytes == 4 else "bf16"
@@ -246,6 +247,13 @@ class ForwardCost:
             )
             for kind in decoder.layer_kinds
         )
+
+    def on(self, efficiency: Efficiency) -> ForwardCost:
+        """The same passes on other efficiencies."""
+        return ForwardCost(
+            self.decoder, self.gpu, tp=self.tp, quantization=self.quantization, link=self.link, efficiency=efficiency,
+            back_to_back=self.back_to_back,
+        )  # fmt: skip
 
     # --- whole arrays ----------------------------------------------------------------------------------------------
     def linear(self, tokens: FloatArray) -> FloatArray:

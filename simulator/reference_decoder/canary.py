@@ -52,18 +52,17 @@ class Canary:
 
     def quietly(self, measure: Callable[[], T]) -> tuple[T, float, int]:
         """The quietest of a few attempts to `measure`: its result, its disturbance, and how many were made."""
-        best: tuple[T, float] | None = None
-        before = self._wait_for_quiet()
-        for attempt in range(1, ATTEMPTS + 1):
+        before, attempts = self._wait_for_quiet(), 0
+        best: T
+        quietest = float("inf")
+        while attempts < ATTEMPTS and quietest > QUIET:
             result = measure()
             after = self.disturbance()
-            disturbance = max(before, after)
-            if best is None or disturbance < best[1]:
-                best = result, disturbance
-            if best[1] <= QUIET:
-                break
+            attempts += 1
+            if max(before, after) < quietest:
+                best, quietest = result, max(before, after)
             before = after
-        return *best, attempt  # type: ignore[misc]
+        return best, quietest, attempts
 
     def _wait_for_quiet(self) -> float:
         end_s = self._now_s() + PATIENCE_S
