@@ -4,9 +4,9 @@
 
 A folder of layer timings does as well (`layer_timings`).
 
-Bounded least squares on log residuals (scipy), so that a microsecond kernel weighs as much as a millisecond one. The
-error that is written down is measured on matrices, head shapes or message sizes that the fit did not see: they are split
-at random, and every part is predicted by a fit on the rest. The parameters written down are fitted on all of them.
+The errors that are written down are measured on matrices, head shapes or message sizes that the fit did not see: they are
+split at random, and every part is predicted by a fit on the rest. The parameters written down are fitted on all of them.
+`solver` does the fitting; here stands what is fitted, between which bounds, and what is set.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from __future__ import annotations
 import argparse
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
-from simulator.calibration import kernel_tables
+from simulator.calibration import kernel_tables, solver
 from simulator.calibration.kernel_tables import Columns, Table
+from simulator.calibration.solver import FloatArray, HeldOut, Problem, held_out, solve
 from simulator.cost.collectives import all_gather_s, all_reduce_s
 from simulator.cost.efficiency import (
     AttentionEfficiency,
@@ -39,12 +37,9 @@ from simulator.cost.roofline import attention_rates, attention_time, l2_share, m
 from simulator.errors import MemwallError
 from simulator.hardware import Gpu, Link, load_gpu, load_link
 
-FloatArray = NDArray[np.float64]
-Values = dict[str, float]
-Bounds = Mapping[str, tuple[float, float, float]]
+Bounds = solver.Bounds
+Values = solver.Values
 
-MAX_ROWS = 5000
-"""Rows of one fit, drawn at random, so that it takes a second. All rows are scored."""
 SMALL_TOKENS = 64
 """Matmuls of at most so many tokens are also scored apart: decoding lives there."""
 
@@ -99,74 +94,6 @@ def attention_set(gpu: Gpu, phase: str) -> Values:
         return {"narrow_head": 0.0, "query_tile": 64.0, "packs_group": 1.0, "split_from_group": 1.0 if hopper else 2.0}
     return {"wide_head": 0.0, "split_s": 0.0, "combine_s": 0.0, "copy_s": 0.0, "split_from_group": NEVER,
             "query_tile": 128.0 if hopper else 64.0, "packs_group": float(hopper)}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Rows to explain: `predict(values, columns)` gives seconds, `group` names what is held out together."""
-
-    columns: Columns
-    group: NDArray[Any]
-    bounds: Bounds
-    fixed: Values
-    predict: Callable[[Values, Columns], FloatArray]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Outcome of `solve`."""
-
-    values: Values
-    standard_errors: dict[str, float | None]
-    """None for a parameter that is set, or that rests on a bound."""
-    success: bool
-    message: str
-
-
-def solve(problem: Problem, seed: int = 0, max_rows: int = MAX_ROWS) -> Fit:
-    """Bounded least squares of log(predicted/measured) over log parameters.
-
-    Standard errors come from s²·(JᵀJ)⁻¹ and treat rows as independent. Rows of one shape are not, so take them as lower
-    bounds.
-    """
-    names = list(problem.bounds)
-    columns = _sample(problem.columns, max_rows, seed)
-    log_measured = np.log(columns["latency_s"])
-    start, low, high = (np.log([problem.bounds[n][i] for n in names]) for i in range(3))
-
-    def values(logs: FloatArray) -> Values:
-        return problem.fixed | dict(zip(names, np.exp(logs).tolist(), strict=True))
-
-    def residuals(logs: FloatArray) -> FloatArray:
-        return np.log(problem.predict(values(logs), columns)) - log_measured
-
-    result = least_squares(residuals, start, bounds=(low, high), diff_step=1e-3, max_nfev=150)
-    free = (result.x - low > 1e-3) & (high - result.x > 1e-3)
-    errors: dict[str, float | None] = dict.fromkeys(values(result.x), None)
-    jacobian = result.jac[:, free]
-    if free.any() and len(log_measured) > free.sum():
-        variance = float(np.sum(result.fun**2)) / (len(log_measured) - int(free.sum()))
-        deviation = np.sqrt(np.clip(np.diag(np.linalg.pinv(jacobian.T @ jacobian)) * variance, 0.0, None))
-        for name, log_error in zip(np.array(names)[free], deviation, strict=True):
-            errors[str(name)] = float(log_error * values(result.x)[str(name)])
-    return Fit(values(result.x), errors, bool(result.success), str(result.message))
-
-
-def held_out_errors(problem: Problem, folds: int = 2, seed: int = 0, max_rows: int = MAX_ROWS) -> FloatArray:
-    """|predicted/measured − 1| of every row [rows], each predicted by a fit that saw none of its group."""
-    groups = np.unique(problem.group)
-    np.random.default_rng(seed).shuffle(groups)
-    fold = np.empty(len(problem.group), int)
-    for i, part in enumerate(np.array_split(groups, folds)):
-        fold[np.isin(problem.group, part)] = i
-    errors = np.empty(len(problem.group))
-    for i in range(folds):
-        seen, unseen = fold != i, fold == i
-        training = replace(problem, columns=_rows(problem.columns, seen), group=problem.group[seen])
-        test = _rows(problem.columns, unseen)
-        predicted = problem.predict(solve(training, seed, max_rows).values, test)
-        errors[unseen] = np.abs(predicted / test["latency_s"] - 1.0)
-    return errors
 
 
 def matmul_problem(columns: Columns, gpu: Gpu, dtype: str = "bf16") -> Problem:
@@ -247,31 +174,46 @@ def exchange_problem(columns: Columns, link: Link, all_reduce: Values) -> Proble
     return Problem(columns, columns["message_bytes"], EXCHANGE, fixed, predict)
 
 
-def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) -> CalibrationFile:
-    """All fits of one GPU. Raises InputError when its tables are missing or hold no usable row."""
+def read_tables(kernels: Path, gpu: Gpu) -> dict[str, Table]:
+    """The tables of `gpu` by kind of operator. Raises InputError when one is missing or holds no usable row."""
     system = kernel_tables.system_folder(kernels, gpu.name)
-    tables = {
+    return {
         "matmul": kernel_tables.read_matmul(system, gpu),
         "decode_attention": kernel_tables.read_attention(system, gpu, "decode"),
         "prefill_attention": kernel_tables.read_attention(system, gpu, "prefill"),
         "all_reduce": kernel_tables.read_all_reduce(system),
         "exchange": kernel_tables.read_exchange(system),
     }
+
+
+def table_problems(tables: Mapping[str, Table], gpu: Gpu, link: Link, seed: int = 0) -> dict[str, Problem]:
+    """What `read_tables` read, as problems; decode's share of peak and the exchange's crowding come from fits on the rest."""
     rows = {kind: table.columns for kind, table in tables.items()}
     prefill = attention_problem(rows["prefill_attention"], gpu, "prefill")
     compute = rounded(solve(prefill, seed).values["compute"])
-    problems = {
+    all_reduce = all_reduce_problem(rows["all_reduce"], link)
+    return {
         "matmul": matmul_problem(rows["matmul"], gpu),
         "decode_attention": attention_problem(rows["decode_attention"], gpu, "decode", compute=compute),
         "prefill_attention": prefill,
-        "all_reduce": all_reduce_problem(rows["all_reduce"], link),
+        "all_reduce": all_reduce,
+        "exchange": exchange_problem(rows["exchange"], link, solve(all_reduce, seed).values),
     }
-    problems["exchange"] = exchange_problem(rows["exchange"], link, solve(problems["all_reduce"], seed).values)
-    errors = {
-        kind: held_out_errors(problem, COLLECTIVE_FOLDS if kind in ("all_reduce", "exchange") else 2, seed)
-        for kind, problem in problems.items()
-    }
-    errors["matmul_small"] = errors["matmul"][rows["matmul"]["m"] <= SMALL_TOKENS]
+
+
+def held_out_rows(kind: str, problem: Problem, seed: int = 0) -> HeldOut:
+    """Rows of one kind, predicted by fits on the other half of its shapes, or on all but a sixth of its message sizes."""
+    return held_out(problem, COLLECTIVE_FOLDS if kind in ("all_reduce", "exchange") else 2, seed)
+
+
+def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) -> CalibrationFile:
+    """All fits of one GPU. Raises InputError when its tables are missing or hold no usable row."""
+    tables = read_tables(kernels, gpu)
+    problems = table_problems(tables, gpu, link, seed)
+    unseen = {kind: held_out_rows(kind, problem, seed) for kind, problem in problems.items()}
+    small = tables["matmul"].columns["m"] <= SMALL_TOKENS
+    errors = {kind: h.errors for kind, h in unseen.items()} | {"matmul_small": unseen["matmul"].errors[small]}
+    spread = {kind: h.spread() for kind, h in unseen.items()} | {"matmul_small": unseen["matmul"].spread(small)}
     means = {kind: rounded(float(e.mean()), 3) for kind, e in sorted(errors.items())}
     fits = {kind: parameters(problem, seed) for kind, problem in problems.items()}
     exchange = fits.pop("exchange")
@@ -288,6 +230,7 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
         **fits,
         rows={kind: Rows(used=t.used, dropped=dict(t.dropped)) for kind, t in tables.items()},
         typical_error=means | {"elementwise": ELEMENTWISE_ERROR},
+        spread={kind: rounded(value, 3) for kind, value in sorted(spread.items())},
     )
 
 
@@ -350,17 +293,6 @@ def parameters(problem: Problem, seed: int) -> dict[str, Parameter]:
 def rounded(value: float, digits: int = 4) -> float:
     """To so many significant digits."""
     return float(f"{value:.{digits}g}")
-
-
-def _rows(columns: Columns, chosen: NDArray[Any]) -> Columns:
-    return {name: column[chosen] for name, column in columns.items()}
-
-
-def _sample(columns: Columns, rows: int, seed: int) -> Columns:
-    total = len(columns["latency_s"])
-    if total <= rows:
-        return columns
-    return _rows(columns, np.sort(np.random.default_rng(seed).choice(total, rows, replace=False)))
 
 
 @cache

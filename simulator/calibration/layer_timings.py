@@ -30,6 +30,7 @@ from simulator import catalog
 from simulator.architecture import Decoder, load_decoder
 from simulator.calibration import fit
 from simulator.calibration.kernel_tables import Columns, Keep, Table, positive
+from simulator.calibration.solver import Bounds, FloatArray, HeldOut, Problem, Values, held_out, solve
 from simulator.cost.efficiency import (
     AttentionEfficiency,
     CalibrationFile,
@@ -61,17 +62,24 @@ PEAK_HEADROOM = 1.1
 """Boards boost past the clock that their datasheet's peak is stated at: 166 of 165 TFLOP/s are reached on an RTX 4090."""
 
 # Beyond the datasheet's peak for the same reason; every parameter that these rows cannot show is left out.
-MATMUL: fit.Bounds = {
+MATMUL: Bounds = {
     **{name: bounds for name, bounds in fit.MATMUL.items() if name != "l2_speedup"}, "compute": (0.9, 0.3, PEAK_HEADROOM),
 }  # fmt: skip
-PREFILL: fit.Bounds = {
+PREFILL: Bounds = {
     **{name: bounds for name, bounds in fit.PREFILL.items() if name != "l2_speedup"},
     "compute": (0.6, 0.1, PEAK_HEADROOM), "bandwidth": (0.85, 0.3, 1.0),
 }  # fmt: skip
-DECODE: fit.Bounds = {
+DECODE: Bounds = {
     **{name: bounds for name, bounds in fit.DECODE.items() if name != "l2_speedup"}, "bandwidth": (0.85, 0.3, 1.0),
 }  # fmt: skip
-ELEMENTWISE: fit.Bounds = {"t0_s": (2e-6, 1e-7, 1e-5), "bandwidth": (0.8, 0.3, 1.0), "l2_speedup": (2.0, 1.0, 10.0)}
+ELEMENTWISE: Bounds = {"t0_s": (2e-6, 1e-7, 1e-5), "bandwidth": (0.8, 0.3, 1.0), "l2_speedup": (2.0, 1.0, 10.0)}
+
+
+HELD_OUT_BY = {
+    "matmul": ("layer",), "decode_attention": ("sequences", "keys"), "prefill_attention": ("new_tokens", "cached"),
+    "elementwise": ("layer",),
+}  # fmt: skip
+"""By kind of operator: the columns of which every value is predicted by a fit on all others."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +120,28 @@ def read(folder: Path, gpu: Gpu) -> LayerTimings:
     return LayerTimings(decoder, origin, matmul, elementwise, *(tables[k] for k in ("decode", "prefill", "mixed")))
 
 
-def matmul_problem(table: Table, gpu: Gpu, l2_speedup: float) -> fit.Problem:
+def matmul_problem(table: Table, gpu: Gpu, l2_speedup: float) -> Problem:
     """Matmuls, held out by matrix. `l2_speedup` is not to be seen where nothing is hot; the family's is carried along."""
 
-    def predict(values: fit.Values, c: Columns) -> fit.FloatArray:
+    def predict(values: Values, c: Columns) -> FloatArray:
         weights, activations = 2.0 * c["n"] * c["k"], 2.0 * c["m"] * (c["n"] + c["k"])
         e = MatmulEfficiency(**values)
         return np.asarray(matmul_time(c["m"], c["n"], c["k"], weights, activations, "bf16", gpu, e).total_s)
 
     fixed = fit.MATMUL_SET | {"l2_speedup": l2_speedup}
-    return fit.Problem(table.columns, table.columns["layer"], MATMUL, fixed, predict)
+    return Problem(table.columns, table.columns["layer"], MATMUL, fixed, predict)
 
 
-def elementwise_problem(table: Table, gpu: Gpu) -> fit.Problem:
+def elementwise_problem(table: Table, gpu: Gpu) -> Problem:
     """Norms, rotary, activation and embedding, held out by layer."""
 
-    def predict(values: fit.Values, c: Columns) -> fit.FloatArray:
+    def predict(values: Values, c: Columns) -> FloatArray:
         return np.asarray(elementwise_time(c["bytes"], 1.0, gpu, ElementwiseEfficiency(**values)).total_s)
 
-    return fit.Problem(table.columns, table.columns["layer"], ELEMENTWISE, {}, predict)
+    return Problem(table.columns, table.columns["layer"], ELEMENTWISE, {}, predict)
 
 
-def attention_problem(table: Table, gpu: Gpu, phase: str, compute: float = 0.6) -> fit.Problem:
+def attention_problem(table: Table, gpu: Gpu, phase: str, compute: float = 0.6) -> Problem:
     """Attention as for the kernel tables, but with nothing in L2 and one kernel for mixed batches."""
     problem = fit.attention_problem(table.columns, gpu, phase, compute=compute)
     bounds = {n: b for n, b in (DECODE if phase == "decode" else PREFILL).items() if n in problem.bounds}
@@ -141,21 +149,44 @@ def attention_problem(table: Table, gpu: Gpu, phase: str, compute: float = 0.6) 
     return replace(problem, bounds=bounds, fixed=problem.fixed | {"l2_speedup": 1.0} | one_kernel)
 
 
-def mixed_errors(table: Table, gpu: Gpu, decoder: Decoder, prefill: AttentionEfficiency) -> fit.FloatArray:
-    """|predicted/measured − 1| [rows] of batches that prefill and decode, priced by the prefill kernel alone; no row of
-    theirs is fitted."""
+def mixed_seconds(table: Table, gpu: Gpu, decoder: Decoder, prefill: AttentionEfficiency) -> FloatArray:
+    """Predicted times [rows] of batches that prefill and decode, priced by the prefill kernel alone; no row of theirs is
+    fitted."""
     a = decoder.attention
     rates = attention_rates(gpu, prefill, dtype="bf16", kv_heads=a.kv_heads, heads=a.heads, head_dim=a.head_dim)
     kv_bytes = 2.0 * 2.0 * a.kv_heads * a.head_dim
     c = table.columns
-    errors = np.empty(len(c["latency_s"]))
+    predicted_s = np.empty(len(c["latency_s"]))
     for i, (chunk, cached, n, keys) in enumerate(zip(c["chunk"], c["cached"], c["sequences"], c["keys"], strict=True)):
         pairs = chunk * (cached + 0.5 * (chunk + 1.0))
         prompt = attention_time(1.0, chunk, (cached + chunk) * kv_bytes, pairs * rates.flop_per_pair, rates)
         decode = attention_time(n, n, n * keys * kv_bytes, n * keys * rates.flop_per_pair, rates)
-        predicted_s = prompt[0] + decode[0] - rates.t0_s
-        errors[i] = abs(predicted_s / c["latency_s"][i] - 1.0)
-    return errors
+        predicted_s[i] = prompt[0] + decode[0] - rates.t0_s
+    return predicted_s
+
+
+def family_prior(gpu: Gpu) -> Efficiency:
+    """The parameters that `gpu` would have without its own timings."""
+    # Under a name that no calibration lists, `gpu` gets its family's prior rather than its own earlier fit.
+    return load_efficiency(replace(gpu, name="(unmeasured)"))
+
+
+def layer_problems(timings: LayerTimings, gpu: Gpu, prior: Efficiency, seed: int = 0) -> dict[str, Problem]:
+    """What `read` read, as problems by kind of operator; decode's share of peak is prefill's."""
+    prefill = attention_problem(timings.prefill_attention, gpu, "prefill")
+    compute = fit.rounded(solve(prefill, seed).values["compute"])
+    return {
+        "matmul": matmul_problem(timings.matmul, gpu, prior.matmul.l2_speedup),
+        "decode_attention": attention_problem(timings.decode_attention, gpu, "decode", compute=compute),
+        "prefill_attention": prefill,
+        "elementwise": elementwise_problem(timings.elementwise, gpu),
+    }
+
+
+def leave_one_out(problem: Problem, by: str, seed: int = 0) -> HeldOut:
+    """Every row predicted by a fit that saw no other row of its value in the column `by`."""
+    group = problem.columns[by]
+    return held_out(replace(problem, group=group), len(np.unique(group)), seed)
 
 
 def calibrate(folder: Path, gpu: Gpu, *, date: str, seed: int = 0) -> CalibrationFile:
@@ -164,26 +195,22 @@ def calibrate(folder: Path, gpu: Gpu, *, date: str, seed: int = 0) -> Calibratio
     Raises InputError when the folder is damaged or was taken on another device.
     """
     timings = read(folder, gpu)
-    # Under a name that no calibration lists, `gpu` gets its family's prior rather than its own earlier fit.
-    prior = load_efficiency(replace(gpu, name="(unmeasured)"))
-    matmul = matmul_problem(timings.matmul, gpu, prior.matmul.l2_speedup)
-    elementwise = elementwise_problem(timings.elementwise, gpu)
-    prefill = attention_problem(timings.prefill_attention, gpu, "prefill")
-    prefill_values = fit.solve(prefill, seed).values
-    decode = attention_problem(timings.decode_attention, gpu, "decode", compute=fit.rounded(prefill_values["compute"]))
-
-    layers_errors = _leave_one_out(matmul, seed=seed)
-    errors = {
-        "matmul": layers_errors.mean(),
-        "matmul_small": layers_errors[timings.matmul.columns["m"] <= fit.SMALL_TOKENS].mean(),
-        "elementwise": _leave_one_out(elementwise, seed=seed).mean(),
-        "decode_attention": max(_leave_one_out(decode, by, seed=seed).mean() for by in ("sequences", "keys")),
-        "prefill_attention": max(_leave_one_out(prefill, by, seed=seed).mean() for by in ("new_tokens", "cached")),
+    prior = family_prior(gpu)
+    problems = layer_problems(timings, gpu, prior, seed)
+    unseen = {
+        (kind, by): leave_one_out(problems[kind], by, seed) for kind, columns in HELD_OUT_BY.items() for by in columns
     }
-    mixed = mixed_errors(timings.mixed_attention, gpu, timings.decoder, AttentionEfficiency(**prefill_values))
-    kinds = ("matmul", "decode_attention", "prefill_attention", "elementwise")
-    tables = {kind: getattr(timings, kind) for kind in kinds}
-    problems = dict(zip(kinds, (matmul, decode, prefill, elementwise), strict=True))
+    small = timings.matmul.columns["m"] <= fit.SMALL_TOKENS
+    errors = {
+        kind: max(float(unseen[kind, by].errors.mean()) for by in columns) for kind, columns in HELD_OUT_BY.items()
+    }
+    spread = {kind: max(unseen[kind, by].spread() for by in columns) for kind, columns in HELD_OUT_BY.items()}
+    errors["matmul_small"] = float(unseen["matmul", "layer"].errors[small].mean())
+    spread["matmul_small"] = unseen["matmul", "layer"].spread(small)
+    prefill = AttentionEfficiency(**solve(problems["prefill_attention"], seed).values)
+    mixed_s = mixed_seconds(timings.mixed_attention, gpu, timings.decoder, prefill)
+    mixed = np.abs(mixed_s / timings.mixed_attention.columns["latency_s"] - 1.0)
+    tables = {kind: getattr(timings, kind) for kind in problems}
     return CalibrationFile(
         name=gpu.name,
         kind="fitted",
@@ -196,18 +223,13 @@ def calibrate(folder: Path, gpu: Gpu, *, date: str, seed: int = 0) -> Calibratio
         **{kind: fit.parameters(problem, seed) for kind, problem in problems.items()},
         all_reduce={name: Parameter(value=value) for name, value in prior.all_reduce._asdict().items()},
         rows={kind: Rows(used=t.used, dropped=dict(t.dropped)) for kind, t in tables.items()},
-        typical_error={kind: fit.rounded(float(error), 3) for kind, error in errors.items()}
+        typical_error={kind: fit.rounded(error, 3) for kind, error in errors.items()}
         | {kind: prior.typical_error[kind] for kind in ("all_reduce", "exchange")},
+        spread={kind: fit.rounded(value, 3) for kind, value in spread.items()},
     )
 
 
-def _leave_one_out(problem: fit.Problem, by: str | None = None, *, seed: int) -> fit.FloatArray:
-    """Held-out errors with every group predicted from all others; `by` names the column that makes the groups."""
-    chosen = problem if by is None else replace(problem, group=problem.columns[by])
-    return fit.held_out_errors(chosen, len(np.unique(chosen.group)), seed)
-
-
-def _note(timings: LayerTimings, prior: Efficiency, mixed: fit.FloatArray) -> str:
+def _note(timings: LayerTimings, prior: Efficiency, mixed: FloatArray) -> str:
     return (
         f"{timings.origin}. Kernel times without launch gaps, taken inside a forward pass of one layer. Held out by layer "
         "(matmul, elementwise), by batch and by context (decode), by chunk and by cached context (prefill): the worse of "
@@ -247,7 +269,7 @@ def _conditions(path: Path) -> tuple[Decoder, str]:
     return decoder, f"{taken[0]}, vLLM {meta.get('vllm_version', '')}, {meta['model']} bf16, {taken[1][:10]}"
 
 
-def _operators(decoder: Decoder, tokens: fit.FloatArray) -> dict[str, Operator]:
+def _operators(decoder: Decoder, tokens: FloatArray) -> dict[str, Operator]:
     formats = resolve(Quantization(), decoder)
     found = layer_operators(decoder, decoder.layer_kinds[0], formats, 1, tokens)
     found += [*edge_operators(decoder, formats, tokens), *head_operators(decoder, formats, 1, tokens)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from simulator import catalog
 from simulator.architecture import load_decoder
 from simulator.calibration import fit, layer_timings
 from simulator.cost.efficiency import CalibrationFile, efficiency_from, load_efficiency
@@ -152,12 +153,17 @@ def test_real_timings_meet_the_errors_written_down(memwall_data, tmp_path):
     again = read_record(CalibrationFile, written)
     for kind, documented in TRUTH.typical_error.items():
         assert again.typical_error[kind] <= 1.2 * documented
+    for kind, documented in read_record(CalibrationFile, catalog.locate("calibration", "rtx-4090")).spread.items():
+        assert again.spread[kind] <= 1.2 * documented
+        assert again.spread[kind] >= again.typical_error[kind]  # a root mean square is no less than a mean
     assert again.matmul["bandwidth"].value == pytest.approx(TRUTH.matmul.bandwidth, rel=0.02)
     assert again.rows["matmul"].used == 4 * 152 + 40
     read = [rows.used + sum(rows.dropped.values()) for rows in again.rows.values()]
     assert sorted(set(read)) == [9 * 152 + 80, 8643]
     tables = layer_timings.read(source, GPU)
-    errors = layer_timings.mixed_errors(tables.mixed_attention, GPU, LLAMA, TRUTH.prefill_attention)
+    mixed = tables.mixed_attention
+    predicted_s = layer_timings.mixed_seconds(mixed, GPU, LLAMA, TRUTH.prefill_attention)
+    errors = np.abs(predicted_s / mixed.columns["latency_s"] - 1.0)
     # Stated in the calibration's note; pricing the two parts by their own kernels misses by twice as much.
     assert errors.mean() < 0.16
     assert np.median(errors) < 0.10
