@@ -14,6 +14,7 @@ from simulator.deployment import Deployment
 from simulator.errors import InputError
 from simulator.memory import MemoryBudget, weights_on_gpu
 from simulator.operators import embedding_weight_bytes, head_weight_bytes
+from simulator.uncertainty import Interval, step_log_sd
 
 MOST_TILES = 1_000_000
 """A timeline of more is refused: no one looks at it, and it takes seconds and gigabytes."""
@@ -45,6 +46,12 @@ class DecodeResult:
     def step_s(self) -> float:
         """The whole step; for plain decoding the time per token of every user (TPOT)."""
         return self.pass_cost.seconds + self.host_s
+
+    @cached_property
+    def interval(self) -> Interval:
+        """Where the step's time lies with 90 %, given what the calibration missed elsewhere, s."""
+        batch = Batch.decode(self.batch, self.context_tokens, self.new_tokens)
+        return Interval.around(self.step_s, step_log_sd(self.deployment, batch))
 
     @property
     def tokens_per_s(self) -> float:

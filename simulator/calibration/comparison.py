@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.uncertainty import LEVEL as LEVEL
-from simulator.uncertainty import interval_factor as interval_factor
+from simulator.uncertainty import LEVEL as LEVEL  # noqa: PLC0414 (re-exported)
+from simulator.uncertainty import interval_factor as interval_factor  # noqa: PLC0414
 
 FloatArray = NDArray[np.float64]
 

@@ -23,6 +23,7 @@ from simulator.calibration.passes import Kernels, Terms, attention_rows
 from simulator.cost.efficiency import AttentionEfficiency, ElementwiseEfficiency, MatmulEfficiency, load_efficiency
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.cost.roofline import attention_rates, matmul_time
+from simulator.errors import InputError
 from simulator.hardware import Gpu
 
 FloatArray = NDArray[np.float64]
@@ -31,6 +32,8 @@ WEIGHTS = {"matmul": 1.0, "attention": 1.0, "step": 3.0, "draft": 1.0}
 """Of each kind of measurement, however many there are: steps are what a simulation is made of."""
 PRIOR_LOG_SD = 1.5
 """How far a parameter may lie from where it starts, as a standard deviation of its logarithm: a factor of four and a half."""
+LEAST_STEPS = 12
+"""Fewest whole steps that a fit is made from."""
 OUTLIER = 0.1
 """Log residual from which a point counts less and less (soft l1): a shared machine slows down without telling."""
 
@@ -123,6 +126,8 @@ class Data:
     draft_terms: Terms | None
     on_host_clock: bool
     """Whether steps were timed by the host, so that its share is in them."""
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Measured lines that are not fitted, by kind and reason."""
 
     @staticmethod
     def of(measured: Measurements, gpu: Gpu) -> Data:
@@ -131,7 +136,17 @@ class Data:
         return Data(
             gpu, str(measured.header["dtype"]), measured.kernels("matmul"), measured.kernels("attention"), steps, drafts,
             terms_of(steps, measured, gpu), terms_of(drafts, measured, gpu), measured.header["device_kind"] == "cpu",
+            measured.dropped,
         )  # fmt: skip
+
+    def require_enough(self, where: str) -> None:
+        """Raises InputError unless there are as many rows as a fit needs to mean anything."""
+        rows = len(self.steps) + len(self.matmul["latency_s"])
+        if len(self.steps) < LEAST_STEPS:
+            raise InputError(
+                "measurements", f"{len(self.steps)} steps of {rows} rows", f"hold at least {LEAST_STEPS} whole steps",
+                where=where,
+            )  # fmt: skip
 
     def without(self, measured: Measurements, *, batch: int | None = None, model: str | None = None) -> Data:
         """All but one batch size, or but one model with every kernel that has its shapes."""
@@ -167,7 +182,7 @@ class DeviceFit:
     logs: FloatArray
     """Logarithms of the fitted parameters, in the order of `layout.names`."""
     covariance: FloatArray
-    """Of `logs`; s²·(JᵀJ)⁻¹ with the priors' rows in J."""
+    """Of `logs`: s²·(JᵀJ)⁻¹, with s² over all rows less the parameters, and the priors' rows in J."""
     success: bool
     message: str
     values: Mapping[str, fit.Values] = field(default_factory=dict)
@@ -215,7 +230,7 @@ def solve(data: Data) -> DeviceFit:
     result = least_squares(residuals, start, bounds=(low, high), x_scale=1.0, diff_step=1e-4, max_nfev=60)
     inverse = np.linalg.pinv(result.jac.T @ result.jac)
     degrees = max(1, sum(len(measured) for _, measured, _ in kinds) - len(start))
-    covariance = inverse * float(np.sum(result.fun**2)) / degrees * sum(WEIGHTS.values())
+    covariance = inverse * float(np.sum(result.fun**2)) / degrees
     return DeviceFit(layout, result.x, covariance, bool(result.success), str(result.message), layout.values(result.x))
 
 
@@ -294,15 +309,60 @@ def _chosen(columns: Columns, mask: NDArray[np.bool_]) -> Columns:
     return {name: column[mask] for name, column in columns.items()}
 
 
-def held_out(measured: Measurements, gpu: Gpu, by: str, groups: Sequence[Any]) -> FloatArray:
-    """Predicted step times [rows], each by a fit that saw nothing of its batch size, or of its model."""
-    data = Data.of(measured, gpu)
+@dataclass(frozen=True)
+class HeldOut:
+    """What fits predict of the groups they did not see."""
+
+    by: str
+    groups: Sequence[Any]
+    step_s: FloatArray
+    """Predicted steps [rows]; NaN where no group could be spared."""
+    log_errors: Mapping[str, FloatArray]
+    """ln(predicted/measured) by kind: steps, and the kernels of held-out models or batches."""
+
+
+def held_out(measured: Measurements, data: Data, by: str) -> HeldOut:
+    """Every step predicted by a fit that saw nothing of its batch size (``batch``), or of its model (``model``) and of the
+    kernels that have its shapes. A file with one group only has nothing to hold out."""
+    groups = sorted(set(data.steps.label(by)))
     predicted = np.full(len(data.steps), np.nan)
-    for group in groups:
+    logs: dict[str, list[FloatArray]] = {}
+    for group in groups if len(groups) > 1 else []:
+        seen = data.without(measured, **{by: group})
+        if not len(seen.steps):
+            continue
+        found = solve(seen)
         unseen = data.steps.label(by) == group
-        found = solve(data.without(measured, **{by: group}))
         chosen = data.steps.where(unseen)
-        terms = terms_of(chosen, measured, gpu)
+        terms = terms_of(chosen, measured, data.gpu)
         if terms is not None:
-            predicted[unseen] = row_seconds(chosen, terms, found.kernels, gpu, found.host_step_s)
-    return predicted
+            predicted[unseen] = row_seconds(chosen, terms, found.kernels, data.gpu, found.host_step_s)
+            logs.setdefault("step", []).append(np.log(predicted[unseen] / chosen.measured_s))
+        for kind, log in _kernel_errors(data, seen, found.kernels).items():
+            logs.setdefault(kind, []).append(log)
+    return HeldOut(by, groups, predicted, {kind: np.concatenate(parts) for kind, parts in logs.items()})
+
+
+def _kernel_errors(data: Data, seen: Data, kernels: Kernels) -> dict[str, FloatArray]:
+    """ln(predicted/measured) of the kernel rows that `seen` lacks."""
+    errors = {}
+    for name, predict in (("matmul", matmul_s), ("attention", attention_s)):
+        every: Columns = getattr(data, name)
+        left: Columns = getattr(seen, name)
+        names = [column for column in every if column != "latency_s"]
+        kept = (
+            {tuple(row) for row in np.column_stack([left[n] for n in names]).tolist()}
+            if len(left["latency_s"])
+            else set()
+        )
+        rows = np.column_stack([every[n] for n in names]).tolist() if len(every["latency_s"]) else []
+        unseen = np.array([tuple(row) not in kept for row in rows], bool)
+        if not unseen.any():
+            continue
+        log = np.log(predict(data, kernels)[unseen] / every["latency_s"][unseen])
+        if name == "matmul":
+            errors["matmul"] = log
+        else:
+            prefill = every["new_tokens"][unseen] > DECODE_QUERY_LIMIT
+            errors |= {"decode_attention": log[~prefill], "prefill_attention": log[prefill]}
+    return errors

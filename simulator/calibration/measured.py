@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class Measurements:
     """How many lines hold no measurement, by the reason they give."""
     lost: str = ""
     """What was given up to read a damaged file; "" for a whole one."""
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Measured lines that are not used, by kind and reason."""
 
     def of_kind(self, *kinds: str) -> list[Line]:
         """Measured lines of these kinds."""

@@ -216,7 +216,10 @@ def _show_engine(name: str) -> list[Block]:
     from simulator.output.tables import properties
 
     engine = load_engine(name)
-    settings = [(key.replace("_", " "), f"{value:,}") for key, value in engine.settings.model_dump().items()]
+    settings = [
+        (key.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else value)
+        for key, value in engine.settings.model_dump().items()
+    ]
     return [properties(engine.title, [("name", engine.name), *settings]), *_provenance(engine.provenance)]
 
 

@@ -21,6 +21,11 @@ def speedup_figure(result: SpeculateResult) -> go.Figure:
     batches = list(result.batches)
     highest = max(cell.speedup for cell in result.cells.values())
     crossings: list[tuple[int, int, str]] = []
+    ends = [result.intervals[batch] for batch in batches]
+    figure.add_scatter(
+        x=[*batches, *batches[::-1]], y=[*(e.high for e in ends), *(e.low for e in ends[::-1])], fill="toself",
+        mode="lines", line={"width": 0}, fillcolor=style.BAND, name="90 % interval of the best γ", hoverinfo="skip",
+    )  # fmt: skip
     for index, gamma in enumerate(result.gammas):
         look = style.series_style(index)
         cells = [result.cells[gamma, batch] for batch in batches]

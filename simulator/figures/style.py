@@ -38,6 +38,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 INK, DARK_INK = "#24292f", "#e3e6ea"
 PAPER, DARK_PAPER = "#ffffff", "#14171b"
 GRID = "rgba(128,128,128,0.25)"
+BAND = "rgba(128,128,128,0.28)"
+"""Prediction intervals."""
 REFERENCE = "rgba(128,128,128,0.9)"
 """Lines that mark a limit or break-even; seen on light and dark alike."""
 

@@ -16,6 +16,7 @@ from simulator.decoding import DecodeResult
 from simulator.deployment import Deployment
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.simulation import SimulationResult
+from simulator.uncertainty import Interval
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes away; new fields do not raise it."""
@@ -56,9 +57,14 @@ def _document(kind: str, deployment: Deployment) -> dict[str, Any]:
                 "name": target.efficiency.name,
                 "tag": target.efficiency.tag,
                 "typical_error": target.efficiency.typical_error,
+                "spread": target.efficiency.spread,
             },
         },
     }
+
+
+def _interval(found: Interval) -> dict[str, float]:
+    return {"low": found.low, "high": found.high, "level": found.level}
 
 
 def decode_document(result: DecodeResult) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def decode_document(result: DecodeResult) -> dict[str, Any]:
         "new_tokens": result.new_tokens,
         "verdict": result.verdict,
         "step_s": result.step_s,
+        "step_interval_s": _interval(result.interval),
         "tokens_per_s": result.tokens_per_s,
         "tokens_per_s_per_user": result.new_tokens / result.step_s,
         "by_cause_s": result.by_cause,
@@ -102,6 +109,7 @@ def speculate_document(result: SpeculateResult) -> dict[str, Any]:
         },
         "context_tokens": result.context_tokens,
         "cells": speculate_cells(result),
+        "speedup_interval_by_batch": {batch: _interval(found) for batch, found in result.intervals.items()},
         "best_gamma_by_batch": {batch: result.best_gamma(batch) for batch in result.batches},
         "pays_up_to_batch_by_gamma": {gamma: result.crossover(gamma) for gamma in result.gammas},
         "pays_up_to_batch": result.last_paying_batch,

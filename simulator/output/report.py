@@ -74,7 +74,10 @@ def _decode_figures(result: DecodeResult) -> list[tuple[str, ...]]:
     gpu = result.deployment.gpu
     per_user = 1.0 / result.step_s
     return [
-        ("time per token of each user", units.show(result.step_s, "s")),
+        (
+            "time per token of each user",
+            f"{units.show(result.step_s, 's')} (90 %: {rows.interval(result.interval, 's')})",
+        ),
         ("speed of each user", f"{per_user:,.1f} tokens/s"),
         ("output of all users", f"{result.tokens_per_s:,.1f} tokens/s"),
         ("what binds", CAUSES[result.binding]),
@@ -152,7 +155,9 @@ def speculate_report(result: SpeculateResult) -> list[Block]:
             "* best γ of its batch    ( ) more sequences than the KV cache holds at this context",
         ),
         Section(
-            "best γ of each batch", _best_table(result), "verify: γ + 1 tokens over one; ms: per token of each user"
+            "best γ of each batch",
+            _best_table(result),
+            "90 %: as far as times are uncertain; acceptance is taken as given    verify: γ + 1 tokens over one    ms: per token of each user",
         ),
         Section("where each γ stops paying", _crossover_table(result)),
         calibration_line(target.efficiency),
@@ -193,12 +198,13 @@ def _best_table(result: SpeculateResult) -> Table:
     body = []
     for batch in result.batches:
         gamma = result.best_gamma(batch)
-        shown = gamma or max(result.gammas, key=lambda g: (result.cells[g, batch].speedup, -g))
-        cell = result.cells[shown, batch]
+        shown = result.shown_gamma(batch)
+        cell, interval = result.cells[shown, batch], result.intervals[batch]
         body.append((
             f"{batch:,}",
             str(gamma) if gamma else f"none ({shown})",
             f"{cell.speedup:.2f}",
+            f"{interval.low:.2f} to {interval.high:.2f}",
             f"{cell.round.tokens_per_sequence:.2f}",
             f"{cell.verify_ratio:.2f}",
             f"{cell.plain.tpot_s * 1e3:.2f}",
@@ -206,7 +212,7 @@ def _best_table(result: SpeculateResult) -> Table:
             f"{cell.round.tokens_per_s:,.0f}",
             "yes" if cell.fits else "no",
         ))  # fmt: skip
-    headers = ("batch", "best γ", "speed-up", "tok/round", "verify", "plain ms", "spec. ms", "tok/s", "KV fits")
+    headers = ("batch", "best γ", "speed-up", "90 %", "tok/round", "verify", "plain ms", "spec. ms", "tok/s", "KV fits")
     return Table(headers, body)
 
 

@@ -12,6 +12,7 @@ from simulator.memory import MemoryBudget
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.simulation import SimulationResult
 from simulator.speculation.acceptance import Acceptance
+from simulator.uncertainty import Interval
 
 CAUSES: Mapping[str, str] = {
     "weights": "reading weights",
@@ -93,6 +94,11 @@ def simulation_conditions(result: SimulationResult) -> list[tuple[str, str]]:
         ("warm-up left out", f"first {scenario.warmup:.0%} of requests"),
     ]
     return rows
+
+
+def interval(found: Interval, dimension: str) -> str:
+    """ "11.2 ms to 12.4 ms"."""
+    return f"{units.show(found.low, dimension)} to {units.show(found.high, dimension)}"
 
 
 def count(n: int, noun: str) -> str:

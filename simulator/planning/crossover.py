@@ -11,6 +11,7 @@ from simulator.errors import InputError
 from simulator.memory import budget
 from simulator.speculation.acceptance import MAX_GAMMA, Acceptance
 from simulator.speculation.round import RoundCost, round_cost
+from simulator.uncertainty import Interval, intervals
 
 LARGEST_BATCH = 1 << 16
 """Where the search for a crossover gives up: more sequences than any engine batches."""
@@ -52,6 +53,23 @@ class SpeculateResult:
         """The γ with the highest speed-up at `batch`; 0 where none beats plain decoding."""
         best = max(self.gammas, key=lambda g: (self.cells[g, batch].speedup, -g))
         return best if self.cells[best, batch].speedup > 1.0 else 0
+
+    @cached_property
+    def intervals(self) -> dict[int, Interval]:
+        """Where the speed-up of the best γ (or of the one that loses least) lies with 90 %, by batch. What drafter and target
+        have in common cancels; acceptance is taken as given."""
+        chosen = {batch: self.shown_gamma(batch) for batch in self.batches}
+
+        def speedups(deployment: Deployment) -> dict[str, float]:
+            cells = {b: _cell(deployment, self.acceptance, self.context_tokens, gamma, b) for b, gamma in chosen.items()}
+            return {str(batch): cell.speedup for batch, cell in cells.items()}
+
+        found = intervals(self.deployment, speedups)
+        return {batch: found[str(batch)] for batch in self.batches}
+
+    def shown_gamma(self, batch: int) -> int:
+        """The best γ at `batch`, or where none pays the one that loses least."""
+        return self.best_gamma(batch) or max(self.gammas, key=lambda g: (self.cells[g, batch].speedup, -g))
 
     def crossover(self, gamma: int) -> int | None:
         """The largest batch at which γ still pays (0: never); None when it pays as far as the search goes.
