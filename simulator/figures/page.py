@@ -1,24 +1,17 @@
-"""Results as one HTML file that needs no network: verdict, conditions, table, figures, and what reproduces it.
-
-plotly.js is written into the file once. A content security policy forbids every request, so that a page which would
-load anything shows it at once instead of working only where there is a network.
-"""
+"""Results as HTML pages: verdict, conditions, table, figures, and what reproduces them."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from importlib import resources
 
-import plotly.graph_objects as go
 import yaml
-from plotly.offline import get_plotlyjs
 
 from simulator import units
 from simulator.decoding import DecodeResult, Timeline
 from simulator.deployment import Deployment
 from simulator.figures import breakdown, roofline, serving, speedup, style
 from simulator.figures import timeline as timelines
+from simulator.figures.html_page import HtmlPart, html_page
 from simulator.output import rows
 from simulator.output.report import (
     Block,
@@ -33,14 +26,12 @@ from simulator.planning.crossover import SpeculateResult
 from simulator.scenario import Scenario
 from simulator.serving.simulation import SimulationResult
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-
 
 def decode_page(result: DecodeResult, timeline: Timeline | None = None) -> str:
     """A decode step taken apart, as HTML."""
     schedule = timeline or result.timeline()
     tag = style.tag_of(result.deployment)
-    return _page(
+    part = HtmlPart(
         title=f"Why is decoding slow? {result.deployment.target.decoder.name} on {result.deployment.gpu.title}",
         verdict=result.verdict,
         conditions=rows.decode_conditions(result),
@@ -53,20 +44,20 @@ def decode_page(result: DecodeResult, timeline: Timeline | None = None) -> str:
             roofline.roofline_figure(result),
             breakdown.memory_figure(result.budget, tag),
         ],
-        reproduce=decode_call(result),
     )
+    return html_page([part], decode_call(result))
 
 
 def speculate_page(result: SpeculateResult) -> str:
     """Speed-up over batch and γ, as HTML."""
-    return _page(
+    part = HtmlPart(
         title=f"What does speculation buy? {result.deployment.target.decoder.name} on {result.deployment.gpu.title}",
         verdict=speculate_sentence(result),
         conditions=rows.speculate_conditions(result),
         tables=_sections(speculate_report(result)),
         figures=[speedup.speedup_figure(result), speedup.gamma_figure(result)],
-        reproduce=speculate_call(result),
     )
+    return html_page([part], speculate_call(result))
 
 
 def simulation_page(result: SimulationResult) -> str:
@@ -78,14 +69,14 @@ def simulation_page(result: SimulationResult) -> str:
     if histogram is not None:
         figures.append(histogram)
     figures.append(breakdown.memory_figure(result.main.budget, style.tag_of(result.deployment)))
-    return _page(
+    part = HtmlPart(
         title=scenario.title or f"Many users: {scenario.model} on {result.deployment.gpu.title}",
         verdict=simulation_sentence(result) if len(result.runs) > 1 else plain_sentence(result),
         conditions=rows.simulation_conditions(result),
         tables=[Section("", simulation_table(result))],
         figures=figures,
-        reproduce=scenario_yaml(scenario),
     )
+    return html_page([part], scenario_yaml(scenario))
 
 
 def plain_sentence(result: SimulationResult) -> str:
@@ -139,93 +130,6 @@ def _deploy_call(deployment: Deployment) -> str:
     )
 
 
-# --- HTML -------------------------------------------------------------------------------------------------------------
-def _page(
-    *,
-    title: str,
-    verdict: str,
-    conditions: Sequence[tuple[str, str]],
-    tables: Sequence[Section],
-    figures: Sequence[go.Figure],
-    reproduce: str,
-) -> str:
-    assets = resources.files("simulator.figures")
-    css, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    body = [
-        f"<h1>{_escape(title)}</h1>",
-        f'<p class="verdict">{_escape(verdict)}</p>',
-        '<section aria-label="Conditions"><h2>Conditions</h2><dl class="conditions">',
-        *(f"<div><dt>{_escape(k)}</dt><dd>{_escape(v)}</dd></div>" for k, v in conditions),
-        "</dl></section>",
-        '<section aria-label="Results"><h2>Results</h2><div class="tables">',
-        *(_section(section) for section in tables),
-        "</div></section>",
-        '<section aria-label="Figures"><h2>Figures</h2>',
-        *(_figure(figure, index) for index, figure in enumerate(figures)),
-        "</section>",
-        '<section aria-label="Reproduce"><h2>What reproduces this page</h2>',
-        f"<pre><code>{_escape(reproduce)}</code></pre></section>",
-    ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{_escape(title)}</title>",
-            f"<style>{css}</style>",
-            "</head>",
-            "<body>",
-            "<main>",
-            *body,
-            "</main>",
-            "<footer>memwall: simulated, not measured. Every figure says what its times rest on.</footer>",
-            f"<script>{get_plotlyjs()}</script>",
-            f"<script>{script}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def _figure(figure: go.Figure, index: int) -> str:
-    meta = figure.layout.meta
-    plot = style.without_title(figure)
-    # A "<" inside a script element could end it; JSON may write it as an escape.
-    data = str(plot.to_json()).replace("<", "\\u003c")
-    return (
-        f'<figure aria-labelledby="finding-{index}">'
-        f'<figcaption><h3 id="finding-{index}">{_escape(meta["finding"])}</h3><p>{_escape(meta["tag"])}</p></figcaption>'
-        f'<div class="scroll"><div class="plot" id="plot-{index}" '
-        f'style="height:{plot.layout.height:.0f}px;min-width:{meta["least_width"]}px"></div></div>'
-        f'<script type="application/json" data-plot="plot-{index}">{data}</script>'
-        "</figure>"
-    )
-
-
 def _sections(report: Sequence[Block]) -> list[Section]:
     """The tables of what the command line prints; a page has its own sentences."""
     return [block for block in report if isinstance(block, Section)]
-
-
-def _section(section: Section) -> str:
-    table = section.table
-    title = f"<h3>{_escape(section.title)}</h3>" if section.title else ""
-    note = f'<p class="note">{_escape(section.note)}</p>' if section.note else ""
-    # Figures in columns must not break; two columns of words may.
-    many = len(table.headers) > 2
-    head = "".join(f'<th scope="col">{_escape(h)}</th>' for h in table.headers)
-    lines = "".join(
-        f'<tr><th scope="row">{_escape(row[0])}</th>' + "".join(f"<td>{_escape(c)}</td>" for c in row[1:]) + "</tr>"
-        for row in table.rows
-    )
-    inner = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-    return f'<div class="{"wide" if many else "narrow"}">{title}<div class="scroll{" grid" if many else ""}">{inner}</div>{note}</div>'
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
