@@ -24,16 +24,21 @@ from typing import Any
 import torch
 
 from simulator.reference_decoder.clock import Clock
+from simulator.reference_decoder.corpus import CorpusError
 from simulator.reference_decoder.measurements import MeasurementError, MeasurementFile, key_of
 from simulator.reference_decoder.model import DTYPES
+from simulator.reference_decoder.pair import RECIPES
 from simulator.reference_decoder.points import SHARES, SUITES, TOY, Point, Suite, interleave
 from simulator.reference_decoder.probes import Probe, TooLarge
 from simulator.reference_decoder.schema import Json
 from simulator.reference_decoder.shapes import SHAPES
+from simulator.reference_decoder.training import TooLong
 
 OK, INTERRUPTED, USER_ERROR = 0, 130, 2
 POINTS_PER_BUDGET = 200
 """No point may take more than about so small a part of the budget, so that many are measured rather than few well."""
+TRAINING_SHARE = 0.25
+"""Most of the budget that training a pair may take; on a CPU that is a minute, so short runs go without."""
 UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -65,7 +70,7 @@ def header_of(device: torch.device, suite: Suite, clock: Clock, options: argpars
     cuda = device.type == "cuda"
     smi = nvidia_smi() if cuda else {}
     power = smi.get("power.limit", "")
-    names = {*suite.targets, *suite.drafts, *suite.drafts.values()}
+    names = {*suite.targets, *suite.drafts, *suite.drafts.values(), suite.pair, RECIPES[suite.pair].draft}
     properties: Any = torch.cuda.get_device_properties(device) if cuda else None
     return {
         "device_kind": device.type,
@@ -119,7 +124,13 @@ def run(file: MeasurementFile, probe: Probe, plan: dict[str, list[Point]], budge
         if start_s - begin_s >= budget_s:
             _say(f"time is up after {number - 1} of {total} points; --resume measures more")
             return
-        result = _measured(probe, point)
+        try:
+            result = _measured(probe, point)
+        except (TooLong, CorpusError) as error:
+            # Not recorded as skipped: a run with more time, or on a complete Python, may still measure it.
+            spent_s[point["kind"]] += time.perf_counter() - start_s
+            _say(f"{point['kind']} is left out: {error}")
+            continue
         file.append(point | result)
         now_s = time.perf_counter()
         spent_s[point["kind"]] += now_s - start_s
@@ -146,6 +157,11 @@ def _line(point: Point, result: Json) -> str:
     what = " ".join(f"{name}={value}" for name, value in point.items() if name != "kind")
     if "skipped" in result:
         return f"{point['kind']} {what}: skipped, {result['skipped']}"
+    if point["kind"] == "acceptance":
+        mean, repeated = result["tokens_per_round"], result["repeated_share"]
+        return f"{point['kind']} {what}: {mean:.2f} tokens per round, {repeated:.0%} of 12-grams repeated"
+    if point["kind"] == "divergence":
+        return f"{point['kind']} {what}: {result['diverged']} of {point['sequences']} sequences diverged"
     median_s = result["median_s"]
     rates = [
         f"{result[name] / median_s / 1e9:.4g} {unit}"
@@ -204,7 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with MeasurementFile(
             options.out, header_of(device, suite, clock, options), resume=options.resume
         ) as file:  # fmt: skip
-            probe = Probe(device, options.dtype or suite.dtype, clock, attention=options.attention, fuse=options.fuse)
+            probe = Probe(
+                device, options.dtype or suite.dtype, clock, attention=options.attention, fuse=options.fuse,
+                training_limit_s=TRAINING_SHARE * options.budget, say=_say,
+            )  # fmt: skip
             run(file, probe, plan, options.budget)
     except (MeasurementError, OSError) as error:
         _say(f"error: {error}")

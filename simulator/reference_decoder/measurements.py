@@ -9,11 +9,11 @@ and settings may be joined, headers included.
 
 Every other line has ``kind``, the fields that name the point (together its key: no two lines share it), and either
 ``skipped`` (why it was not measured) or ``median_s``, ``min_s``, ``q1_s``, ``q3_s``, ``max_s`` over ``n`` repeats and the
-kind's own results. Seconds, bytes, tokens; all counts are totals over the batch unless they say "per sequence".
+kind's own results; `schema` is the same as a table of types. Seconds, bytes, tokens; all counts are totals over the batch unless they say "per sequence".
 
-=========  ==========================================================  ==================================================
+========== ==========================================================  =====================================================
 kind       point                                                       results besides the times
-=========  ==========================================================  ==================================================
+========== ==========================================================  =====================================================
 copy       size_bytes, cache (cold, resident)                          moved_bytes (read and written)
 read       size_bytes, cache                                           moved_bytes
 matmul     tokens (M), outputs (N), inputs (K), dtype                  flop, moved_bytes. Weights are cold, input is warm
@@ -37,7 +37,24 @@ round      model, drafter (plain, small, early_exit, tree),            tokens_pe
 serving    model, drafter, draft_model, gamma, alpha, load (share of   times are of TPOT over requests; rate_per_s,
            the plain capacity), requests, max_batch, prompt_tokens,    tokens_per_s, ttft_median_s, ttft_p99_s, duration_s,
            output_tokens, graphs                                       and lists by request and by pass (see `batcher`)
-=========  ==========================================================  ==================================================
+acceptance model (the target of a trained pair, see `pair`), drafter   accepted_by_request, drafted_by_request (of each
+           (small, early_exit, ngram), draft_model, gamma (drafted in  request a list with one number per round: enough to
+           every round), text (greedy, sampled: the target's output;   replay it), acceptance_by_depth (conditional: given
+           held_out: see `acceptance`), requests, context_tokens,      that the depths before were accepted; null without
+           output_tokens, graphs; exit_layers                          rounds), rounds_by_depth (that it is a share of),
+                                                                       tokens_per_round (mean over rounds, the target's own
+                                                                       token included) and its _min, _q1, _median, _q3, _max
+                                                                       over the requests' means, repeated_share (of the
+                                                                       text's 12-grams), duration_s, and the pair's
+                                                                       training_s, training_bytes, corpus_sha256 and
+                                                                       cross entropies: target_ and draft_bits_per_byte (of
+                                                                       held-out files), _training_bits_per_byte. No times
+divergence model, weights (trained, random), draft_model, gamma,       diverged (sequences whose speculative greedy output is
+           sequences, context_tokens, output_tokens, graphs            not the plain one), positions (of the first output
+                                                                       token that differs), margins (there, between the two
+                                                                       largest logits), median_margin (over all tokens),
+                                                                       duration_s. No times
+========== ==========================================================  =====================================================
 
 On a GPU, copy, read, matmul and attention are timed eight launches at a time, queued back to back, and divided by eight;
 steps and drafts one at a time; rounds and serving by the host's clock.

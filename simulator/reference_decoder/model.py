@@ -190,7 +190,7 @@ class Decoder:
         self._frequencies = _rotary_frequencies(shape).to(self.device)
         # torch.compile makes one kernel of each; worth it where launches are not hidden, hence a choice.
         wrap: Callable[[Any], Any] = torch.compile if fuse else lambda f: f
-        self._add_norm, self._rotate, self._swiglu = wrap(add_norm), wrap(rotate), wrap(swiglu)
+        self.add_norm, self.rotate, self.swiglu = wrap(add_norm), wrap(rotate), wrap(swiglu)
 
     def _random(self, *size: int, scale: float | None = None) -> Tensor:
         weights = torch.empty(size, dtype=self.dtype, device=self.device)
@@ -229,35 +229,28 @@ class Decoder:
         slots = positions if slots is None else slots
         rows = torch.arange(batch, device=self.device)[:, None]
         mask = self._mask(slots, live, tree)
-        angles = positions[:, :, None, None] * self._frequencies  # [batch, query, 1, head_dim / 2]
-        cos, sin = angles.cos().repeat(1, 1, 1, 2).to(self.dtype), angles.sin()
-        sin = torch.cat((-sin, sin), dim=-1).to(self.dtype)
+        cos, sin = self.rotary(positions)
         eps = self.shape.norm_eps
         x = functional.embedding(tokens, self.embedding)  # x: [batch, query, hidden]
         update = torch.zeros((), dtype=self.dtype, device=self.device)
         for layer, kv in zip(self.layers[:layers], cache.data, strict=False):
-            x, h = self._add_norm(x, update, layer.attention_norm, eps)
-            h = self._attend(layer, h, kv, rows, slots, live, cos, sin, mask)
-            x, h = self._add_norm(x, h, layer.mlp_norm, eps)
-            update = functional.linear(self._swiglu(functional.linear(h, layer.gate_up)), layer.down)
+            x, h = self.add_norm(x, update, layer.attention_norm, eps)
+            h = self._attend(layer, self.project(layer, h, cos, sin), kv, rows, slots, live, mask)
+            x, h = self.add_norm(x, h, layer.mlp_norm, eps)
+            update = functional.linear(self.swiglu(functional.linear(h, layer.gate_up)), layer.down)
         if last is not None:
             x, update = x[rows, last[:, None]], update[rows, last[:, None]]  # [batch, 1, hidden]
-        _, h = self._add_norm(x, update, self.norm, eps)
+        _, h = self.add_norm(x, update, self.norm, eps)
         return functional.linear(h, self.head)
 
-    def _attend(
-        self,
-        layer: Layer,
-        h: Tensor,
-        kv: Tensor,
-        rows: Tensor,
-        slots: Tensor,
-        live: int,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        """h: [batch, query, hidden]; kv: [2, batch, kv_heads, max_len, head_dim] → [batch, query, hidden]."""
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions: [batch, query] → cos and sin as `rotate` takes them: [batch, query, 1, head_dim]."""
+        angles = positions[:, :, None, None] * self._frequencies  # [batch, query, 1, head_dim / 2]
+        cos, sin = angles.cos().repeat(1, 1, 1, 2).to(self.dtype), angles.sin()
+        return cos, torch.cat((-sin, sin), dim=-1).to(self.dtype)
+
+    def project(self, layer: Layer, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h: [batch, query, hidden] → queries, keys (both with their positions) and values: [batch, query, ·, head_dim]."""
         s = self.shape
         batch, query, _ = h.shape
         qkv = functional.linear(h, layer.qkv, layer.qkv_bias).view(batch, query, s.heads + 2 * s.kv_heads, s.head_dim)
@@ -266,8 +259,23 @@ class Decoder:
             q = functional.rms_norm(qk[:, :, : s.heads], layer.q_norm.shape, layer.q_norm, s.norm_eps)
             k = functional.rms_norm(qk[:, :, s.heads :], layer.k_norm.shape, layer.k_norm, s.norm_eps)
             qk = torch.cat((q, k), dim=2)
-        qk = self._rotate(qk, cos, sin)
-        q, k = qk[:, :, : s.heads], qk[:, :, s.heads :]
+        qk = self.rotate(qk, cos, sin)
+        return qk[:, :, : s.heads], qk[:, :, s.heads :], v
+
+    def _attend(
+        self,
+        layer: Layer,
+        projected: tuple[Tensor, Tensor, Tensor],
+        kv: Tensor,
+        rows: Tensor,
+        slots: Tensor,
+        live: int,
+        mask: Tensor,
+    ) -> Tensor:
+        """kv: [2, batch, kv_heads, max_len, head_dim] → [batch, query, hidden]."""
+        s = self.shape
+        q, k, v = projected
+        batch, query = q.shape[:2]
         kv[0][rows, :, slots] = k
         kv[1][rows, :, slots] = v
         # The query heads that share a KV head become further queries of it: K and V are then read once, by any kernel.

@@ -11,15 +11,19 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from simulator.reference_decoder.pair import RECIPES
 from simulator.reference_decoder.shapes import SHAPES
 
 Point = dict[str, Any]
 
 SHARES = {
-    "copy": 0.03, "read": 0.03, "matmul": 0.17, "attention": 0.13, "launch": 0.03,
-    "step": 0.30, "draft": 0.08, "round": 0.13, "serving": 0.10,
+    "copy": 0.03, "read": 0.03, "matmul": 0.15, "attention": 0.11, "launch": 0.02,
+    "step": 0.27, "draft": 0.07, "round": 0.11, "serving": 0.09, "acceptance": 0.09, "divergence": 0.03,
 }  # fmt: skip
 """Of the time budget. Steps come first: they are what a simulator composes and what its predictions are held against."""
+
+LONGEST_DRAFT = 8
+"""Tokens that are drafted where acceptance is measured: every shorter chain can be read off."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,13 @@ class Suite:
     requests: int
     output_tokens: int
     max_batch: int
+    pair: str
+    """Target of the pair that is trained (see `pair.RECIPES`), whose acceptance is measured."""
+    requests_drafted: int
+    """Of each acceptance, and sequences of each divergence."""
+    context_drafted: int
+    """Bytes that a request of the trained pair begins with; with its output no more than the pair was trained on."""
+    output_drafted: int
     early_exit: Mapping[str, int] = field(default_factory=dict)
     """Layers after which a target drafts for itself."""
     tree: Sequence[int] = (3, 2, 1)
@@ -55,7 +66,7 @@ class Suite:
         makers: dict[str, Callable[[], Iterator[Point]]] = {
             "copy": self._transfers, "read": self._transfers, "matmul": self._matmuls, "attention": self._attentions,
             "launch": self._launches, "step": self._steps, "draft": self._drafts, "round": self._rounds,
-            "serving": self._servings,
+            "serving": self._servings, "acceptance": self._acceptances, "divergence": self._divergences,
         }  # fmt: skip
         plan = {}
         for kind, make in makers.items():
@@ -146,6 +157,27 @@ class Suite:
             small = {"drafter": "small", "draft_model": self.drafts[target], "gamma": self.gammas[0]}
             yield base | small | {"alpha": self.alphas[0]}
 
+    def _acceptances(self) -> Iterator[Point]:
+        for drafter, text in product(("small", "early_exit", "ngram"), ("held_out", "sampled", "greedy")):
+            point = {
+                "model": self.pair, "drafter": drafter, "draft_model": RECIPES[self.pair].draft, "gamma": LONGEST_DRAFT,
+                "text": text, "requests": self.requests_drafted, "context_tokens": self.context_drafted,
+                "output_tokens": self.output_drafted, "graphs": self.graphs[0],
+            }  # fmt: skip
+            if drafter != "small":
+                point["draft_model"] = None
+            yield point | ({"exit_layers": SHAPES[self.pair].layers // 2} if drafter == "early_exit" else {})
+
+    def _divergences(self) -> Iterator[Point]:
+        target = next(iter(self.drafts))
+        pairs = (("trained", self.pair, RECIPES[self.pair].draft), ("random", target, self.drafts[target]))
+        for weights, model, draft in pairs:
+            yield {
+                "model": model, "weights": weights, "draft_model": draft, "gamma": 4,
+                "sequences": self.requests_drafted, "context_tokens": self.context_drafted,
+                "output_tokens": self.output_drafted, "graphs": self.graphs[0],
+            }  # fmt: skip
+
 
 def matrices_of(name: str) -> list[tuple[int, int]]:
     """(out, in) of a model's linear operators."""
@@ -211,6 +243,10 @@ SUITES = {
         requests=64,
         output_tokens=128,
         max_batch=32,
+        pair="bytes-24m",
+        requests_drafted=64,
+        context_drafted=128,
+        output_drafted=128,
         early_exit={"llama-8b": 4},
     ),
     "cpu": Suite(
@@ -230,6 +266,10 @@ SUITES = {
         requests=12,
         output_tokens=24,
         max_batch=8,
+        pair="bytes-500k",
+        requests_drafted=32,
+        context_drafted=96,
+        output_drafted=64,
         early_exit={"cpu-82m": 2},
     ),
 }
@@ -251,6 +291,10 @@ TOY = Suite(
     requests=4,
     output_tokens=6,
     max_batch=2,
+    pair="toy",
+    requests_drafted=4,
+    context_drafted=32,
+    output_drafted=24,
     early_exit={"toy": 1},
 )
 """Checks the pipeline in a second or two; its times mean nothing."""

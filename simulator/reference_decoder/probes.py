@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,15 +11,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from simulator.reference_decoder.acceptance import of_output, of_text, summary
 from simulator.reference_decoder.batcher import Request, poisson_requests, serve
 from simulator.reference_decoder.clock import Clock, Rotation, Timing
-from simulator.reference_decoder.drafters import EarlyExit, SmallModel
+from simulator.reference_decoder.divergence import compare
+from simulator.reference_decoder.drafters import EarlyExit, NGram, SmallModel
 from simulator.reference_decoder.graphs import Graphed, graphed
 from simulator.reference_decoder.model import DTYPES, AttentionMethod, Decoder, KvCache, Model, attend
+from simulator.reference_decoder.pair import Pair, passages, train_pair
 from simulator.reference_decoder.points import Point
 from simulator.reference_decoder.shapes import SHAPES
-from simulator.reference_decoder.speculative import Decoding, Drafter, View
+from simulator.reference_decoder.speculative import Decoding, Drafter, View, generate
 from simulator.reference_decoder.token_tree import Tree
+from simulator.reference_decoder.training import TooLong
 from simulator.reference_decoder.verification import ForcedAlpha
 
 MANY = 200
@@ -39,19 +45,32 @@ class Probe:
     """Keeps models between points, as building them takes longer than most measurements."""
 
     def __init__(
-        self, device: torch.device, dtype: str, clock: Clock, *, attention: AttentionMethod = "auto", fuse: bool = False
+        self,
+        device: torch.device,
+        dtype: str,
+        clock: Clock,
+        *,
+        attention: AttentionMethod = "auto",
+        fuse: bool = False,
+        training_limit_s: float = math.inf,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """`training_limit_s`: no pair is trained that takes longer. `say`: told what takes long."""
         self.device, self.dtype, self.clock = device, dtype, clock
         self._attention, self._fuse = attention, fuse
+        self._training_limit_s, self._say = training_limit_s, say
+        self._pairs: dict[str, Pair] = {}
+        self._no_pair: TooLong | None = None
         self._models: dict[str, Decoder] = {}
         self._kinds: dict[str, Callable[[Point], dict[str, Any]]] = {
             "copy": self._transfer, "read": self._transfer, "matmul": self._matmul, "attention": self._attend,
             "launch": self._launch, "step": self._step, "draft": self._draft, "round": self._round,
-            "serving": self._serving,
+            "serving": self._serving, "acceptance": self._acceptance, "divergence": self._divergence,
         }  # fmt: skip
 
     def measure(self, point: Point) -> dict[str, Any]:
-        """The point's results. Raises TooLarge, or what PyTorch raises when memory runs out."""
+        """The point's results. Raises TooLarge, training.TooLong, CorpusError, or what PyTorch raises when memory runs
+        out."""
         return self._kinds[point["kind"]](point)
 
     def release(self) -> None:
@@ -201,6 +220,63 @@ class Probe:
             "round_tokens": run.round_tokens,
         } | Timing.of([s.tpot_s for s in run.served]).fields()  # fmt: skip
 
+    def _acceptance(self, point: Point) -> dict[str, Any]:
+        pair, gamma, graphs = self._pair(point["model"]), point["gamma"], point["graphs"]
+        begin_s = time.perf_counter()
+        tree = Tree.chain(gamma)
+        target = graphed(pair.target, live_step=WHOLE_CACHE) if graphs else pair.target
+        drafter: Drafter = NGram(gamma, self.device)
+        if point["drafter"] == "small":
+            drafter = SmallModel(graphed(pair.draft, live_step=WHOLE_CACHE) if graphs else pair.draft, tree)
+        elif point["drafter"] == "early_exit":
+            drafter = EarlyExit(target, tree, point["exit_layers"])
+        context, output = point["context_tokens"], point["output_tokens"]
+        texts = passages(pair.corpus, point["requests"], context + output)
+        if point["text"] == "held_out":
+            trace = of_text(target, drafter, texts, context, output)
+        else:
+            trace = of_output(
+                target, drafter, [text[:context] for text in texts], output,
+                temperature=float(point["text"] == "sampled"), pad=isinstance(target, Graphed),
+            )  # fmt: skip
+        return summary(trace, gamma) | {"duration_s": time.perf_counter() - begin_s} | pair.fields()
+
+    def _divergence(self, point: Point) -> dict[str, Any]:
+        graphs, output, count = point["graphs"], point["output_tokens"], point["sequences"]
+        if point["weights"] == "trained":
+            pair = self._pair(point["model"])
+            target, small = pair.target, pair.draft
+            prompts = passages(pair.corpus, count, point["context_tokens"])
+        else:
+            target, small = (self._decoder(point[name]) for name in ("model", "draft_model"))
+            random = torch.Generator().manual_seed(0)
+            prompts = torch.randint(target.vocab, (count, point["context_tokens"]), generator=random).tolist()
+        self._need_for_model(point["model"], count, point["context_tokens"] + output + 8, point["gamma"] + 1)
+        begin_s = time.perf_counter()
+        pad = (count,) if graphs and self.device.type == "cuda" else ()
+        outputs = []
+        for speculative in (False, True):
+            model, draft = (graphed(m, live_step=WHOLE_CACHE) if graphs else m for m in (target, small))
+            drafter = SmallModel(draft, Tree.chain(point["gamma"])) if speculative else None
+            rows = generate(model, prompts, output, drafter=drafter, pad_to=pad)
+            outputs.append([row.output for row in rows])
+        return compare(target, prompts, *outputs) | {"duration_s": time.perf_counter() - begin_s}
+
+    def _pair(self, name: str) -> Pair:
+        """Trained when it is first asked for."""
+        if self._no_pair is not None:
+            raise self._no_pair
+        if name not in self._pairs:
+            try:
+                self._pairs[name] = train_pair(
+                    name, device=self.device, dtype=DTYPES[self.dtype], attention=self._attention, fuse=self._fuse,
+                    limit_s=self._training_limit_s, say=self._say,
+                )  # fmt: skip
+            except TooLong as error:
+                self._no_pair = error
+                raise
+        return self._pairs[name]
+
     def _decoding(self, point: Point) -> Decoding:
         drafter = self._drafter(point, WHOLE_CACHE)
         slots = drafter.slots if drafter else 1
@@ -229,13 +305,16 @@ class Probe:
         tree = Tree.branching(point["widths"]) if kind == "tree" else Tree.chain(point["gamma"])
         return SmallModel(self._model(point["draft_model"], graphs=point["graphs"], live_step=live_step), tree)
 
-    def _model(self, name: str, *, graphs: bool, live_step: int = LIVE_STEP) -> Model:
+    def _decoder(self, name: str) -> Decoder:
         if name not in self._models:
             self._need(DTYPES[self.dtype].itemsize * SHAPES[name].parameters)
             self._models[name] = Decoder(
                 SHAPES[name], dtype=DTYPES[self.dtype], device=self.device, attention=self._attention, fuse=self._fuse
             )
-        model = self._models[name]
+        return self._models[name]
+
+    def _model(self, name: str, *, graphs: bool, live_step: int = LIVE_STEP) -> Model:
+        model = self._decoder(name)
         # New graphs for every point: kept ones would hold the caches of all points measured so far.
         return graphed(model, live_step=live_step) if graphs else model
 

@@ -141,6 +141,11 @@ SHAPES: dict[str, Shape] = {
     # For pipelines, not for speed: seconds on any machine.
     "toy": Shape(2, 64, 4, 2, 16, 128, 256),
     "toy-draft": Shape(1, 32, 2, 1, 16, 64, 256),
+    # Byte-level pairs that are trained before they are measured (see `pair`): for a CPU, and for a GPU.
+    "bytes-500k": Shape(2, 128, 4, 2, 32, 384, 256),
+    "bytes-80k": Shape(1, 64, 2, 1, 32, 192, 256),
+    "bytes-24m": Shape(8, 512, 8, 2, 64, 1536, 256),
+    "bytes-2m": Shape(2, 256, 4, 1, 64, 768, 256),
     # Usable targets on one CPU thread; large enough that weights stream from memory. The vocabulary is small, so that
     # layers and not the head dominate, as in models of billions.
     "cpu-6m": Shape(2, 320, 5, 1, 64, 960, 8192, tied_head=True),

@@ -161,21 +161,37 @@ class Decoding:
         room = self.cache.max_len - 1 - (self.drafter.slots if self.drafter else 0)
         if max(len(p) + n for p, n in zip(prompts, limits, strict=True)) > room:
             raise ValueError(f"prompt and output must be at most max_len={room} tokens")
-        padded = np.zeros((new, max(map(len, prompts))), dtype=np.int64)
+        rows = slice(first, first + new)
+        self._pending[rows] = self._choose(self._read(first, prompts))
+        for i, (prompt, limit, token) in enumerate(zip(prompts, limits, self._pending[rows].tolist(), strict=True)):
+            self.rows.append(Row(first_request + i, list(prompt), len(prompt), limit))
+            self.rows[-1].extend([token], self.eos)
+
+    def admit_texts(self, texts: Sequence[Sequence[int]]) -> None:
+        """Rows whose next token is given and not drawn: the last one of each text. They never end by themselves."""
+        first = len(self.rows)
+        if first + len(texts) > self.batch or not texts or min(map(len, texts)) < 2:
+            raise ValueError(f"texts must be 1 to {self.batch - first} rows of at least two tokens")
+        self._read(first, [text[:-1] for text in texts])
+        pending = torch.tensor([text[-1] for text in texts], device=self.model.device)
+        self._pending[first : first + len(texts)] = pending
+        for text in texts:
+            self.rows.append(Row(len(self.rows), list(text), len(text) - 1, self.cache.max_len))
+
+    def _read(self, first: int, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Prompts go through the target, and the drafter, as rows from `first` on → logits after each: [rows, vocab]."""
+        rows = slice(first, first + len(prompts))
+        padded = np.zeros((len(prompts), max(map(len, prompts))), dtype=np.int64)
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = prompt
         tokens = torch.from_numpy(padded).to(self.model.device)
         lengths = torch.tensor([len(p) for p in prompts], device=self.model.device)
-        logits = prefill(self.model, self.cache.rows(first, first + new), tokens, lengths)
+        logits = prefill(self.model, self.cache.rows(rows.start, rows.stop), tokens, lengths)
         if self.drafter is not None:
             self.drafter.admit(first, tokens, lengths)
-        rows = slice(first, first + new)
         self._lengths[rows] = lengths
         self._previous[rows] = tokens.gather(1, lengths[:, None] - 1)[:, 0]
-        self._pending[rows] = self._choose(logits)
-        for i, (prompt, limit, token) in enumerate(zip(prompts, limits, self._pending[rows].tolist(), strict=True)):
-            self.rows.append(Row(first_request + i, list(prompt), len(prompt), limit))
-            self.rows[-1].extend([token], self.eos)
+        return logits
 
     def admit_synthetic(self, batch: int, context_tokens: int, output_tokens: int) -> None:
         """Rows with a random context of that length, cache included, without the time a prefill takes."""
@@ -305,12 +321,14 @@ def generate(
     seed: int = 0,
     forced: Forced | None = None,
     eos: int | None = None,
+    pad_to: Sequence[int] = (),
 ) -> list[Row]:
     """Decode prompts as one batch until every row is done; the rows in the order of the prompts."""
     longest = max(map(len, prompts)) + output_tokens
     decoding = Decoding(
-        model, len(prompts), longest, drafter=drafter, temperature=temperature, seed=seed, forced=forced, eos=eos
-    )
+        model, len(prompts), longest, drafter=drafter, temperature=temperature, seed=seed, forced=forced, eos=eos,
+        pad_to=pad_to,
+    )  # fmt: skip
     decoding.admit(prompts, output_tokens)
     finished = decoding.retire()
     while decoding.rows:
