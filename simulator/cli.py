@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from simulator import __version__
-from simulator.commands import catalog, decode, experiment, simulate, speculate
+from simulator.commands import calibrate, catalog, decode, experiment, measure, simulate, speculate, validate
 from simulator.commands.arguments import Parser
 from simulator.errors import EXIT_CODE, MemwallError
 from simulator.output.files import discard_output
@@ -24,6 +24,9 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     speculate.add,
     simulate.add,
     experiment.add,
+    measure.add,
+    calibrate.add,
+    validate.add,
     catalog.add_list,
     catalog.add_show,
 )

@@ -32,8 +32,8 @@ WEIGHTS = {"matmul": 1.0, "attention": 1.0, "step": 3.0, "draft": 1.0}
 """Of each kind of measurement, however many there are: steps are what a simulation is made of."""
 PRIOR_LOG_SD = 1.5
 """How far a parameter may lie from where it starts, as a standard deviation of its logarithm: a factor of four and a half."""
-LEAST_STEPS = 12
-"""Fewest whole steps that a fit is made from."""
+LEAST_ROWS = 12
+"""Fewest kernels and steps that a fit is made from."""
 OUTLIER = 0.1
 """Log residual from which a point counts less and less (soft l1): a shared machine slows down without telling."""
 
@@ -141,12 +141,10 @@ class Data:
 
     def require_enough(self, where: str) -> None:
         """Raises InputError unless there are as many rows as a fit needs to mean anything."""
-        rows = len(self.steps) + len(self.matmul["latency_s"])
-        if len(self.steps) < LEAST_STEPS:
-            raise InputError(
-                "measurements", f"{len(self.steps)} steps of {rows} rows", f"hold at least {LEAST_STEPS} whole steps",
-                where=where,
-            )  # fmt: skip
+        kernels = len(self.matmul["latency_s"]) + len(self.attention["latency_s"])
+        if len(self.steps) + kernels < LEAST_ROWS:
+            rule = f"hold at least {LEAST_ROWS} times of steps, matmuls or attention"
+            raise InputError("measurements", f"{len(self.steps)} steps and {kernels} kernels", rule, where=where)
 
     def without(self, measured: Measurements, *, batch: int | None = None, model: str | None = None) -> Data:
         """All but one batch size, or but one model with every kernel that has its shapes."""

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from simulator import catalog, units
 from simulator.calibration import device_fit
-from simulator.calibration.device_fit import Data, DeviceFit
+from simulator.calibration.device_fit import Data, DeviceFit, Layout
 from simulator.calibration.measured import Measurements, PassRows
-from simulator.cost.efficiency import CalibrationFile, Parameter, Rows, efficiency_from, load_efficiency
-from simulator.engine import EngineFile
+from simulator.calibration.passes import Kernels
+from simulator.cost.efficiency import CalibrationFile, Efficiency, Parameter, Rows, efficiency_from, load_efficiency
+from simulator.engine import EngineFile, load_engine
 from simulator.hardware import Figure, Gpu, GpuFile, Source, load_gpu
 from simulator.records import Record, read_record
 
@@ -126,6 +127,18 @@ class DeviceProfile:
     """The device's own profile; None where it is bundled."""
     data: Data
     fit: DeviceFit
+    given: Efficiency | None = None
+    """Where an existing profile is held against these measurements, and nothing is fitted on them."""
+
+    @staticmethod
+    def held_against(measured: Measurements, gpu: Gpu) -> DeviceProfile:
+        """An existing profile, to be held against measurements that it was not fitted on."""
+        efficiency = load_efficiency(gpu)
+        values = {section: getattr(efficiency, section)._asdict() for section in Kernels._fields}
+        engine = load_engine(str(gpu.profile)) if gpu.profile is not None else None
+        values["host"] = {"step_s": engine.host_step_s if engine else 0.0}
+        fitted = DeviceFit(Layout({}, {}), np.empty(0), np.empty((0, 0)), True, "not fitted on these", values)
+        return DeviceProfile(gpu.name, measured, gpu, None, Data.of(measured, gpu), fitted, efficiency)
 
     @staticmethod
     def of(measured: Measurements, name: str) -> DeviceProfile:
@@ -141,6 +154,16 @@ class DeviceProfile:
         return {by: device_fit.held_out(self.measured, self.data, by) for by in ("batch", "model")}
 
     @cached_property
+    def spread(self) -> Mapping[str, float]:
+        """Standard deviation of ln(measured/predicted) by kind, as the profile claims it."""
+        return self.given.spread if self.given is not None else self.calibration.spread
+
+    @property
+    def basis(self) -> str:
+        """What the points of this file are to the fit on all of them."""
+        return "fitted on these" if self.given is None else "not fitted on"
+
+    @cached_property
     def rounds(self) -> PassRows:
         """Whole speculative rounds, which are never fitted."""
         return self.measured.passes("round")
@@ -152,7 +175,7 @@ class DeviceProfile:
         A step timed by the host has it inside; where the device timed it, rounds of a toy model show it, whose passes cost
         next to nothing, and the further passes share what a round of four drafts takes longer.
         """
-        if self.data.on_host_clock:
+        if self.data.on_host_clock or self.given is not None:
             return {"step": self.fit.host_step_s, "pass": self.fit.host_step_s}
         rounds = {line["gamma"]: line["median_s"] for line in self.measured.of_kind("launch")
                   if line["what"] == "round" and line["graphs"]}  # fmt: skip
@@ -250,6 +273,8 @@ class DeviceProfile:
     @property
     def label(self) -> str:
         """As every output will say it."""
+        if self.given is not None:
+            return self.given.label
         return efficiency_from(self.calibration, self.gpu.name).label
 
 

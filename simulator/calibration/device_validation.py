@@ -24,6 +24,7 @@ LABELS = {
     "draft": ("model", "gamma", "batch", "context_tokens"),
     "round": ("model", "drafter", "gamma", "batch", "alpha"),
 }
+HELD_OUT = {"batch": "whole steps, batch size unseen", "model": "whole steps, model unseen"}
 PLAIN = "plain"
 NOT_FITTED = "not fitted on"
 
@@ -43,8 +44,8 @@ def validate_device(profile: DeviceProfile) -> Validation:
 
 def _steps(profile: DeviceProfile) -> list[Comparison]:
     found = []
-    data, log_sd = profile.data, profile.calibration.spread.get("step")
-    for by, name in (("batch", "whole steps, batch size unseen"), ("model", "whole steps, model unseen")):
+    data, log_sd = profile.data, profile.spread.get("step")
+    for by, name in HELD_OUT.items() if profile.given is None else ():
         predicted = profile.held_out[by].step_s
         known = np.isfinite(predicted)
         if known.any():
@@ -60,12 +61,12 @@ def _steps(profile: DeviceProfile) -> list[Comparison]:
                 )
             )
     kernels, host_s = profile.fit.kernels, profile.fit.host_step_s
-    for name, kind, rows, basis in (
-        ("whole steps, all seen", "step", data.steps, "fitted on these"), ("draft passes", "draft", data.drafts, "fitted on these"),
+    for name, kind, rows in (
+        ("whole steps, all", "step", data.steps), ("draft passes", "draft", data.drafts),
     ):  # fmt: skip
         if len(rows):
             predicted = device_fit.pass_s(data, f"{kind}s", kernels, host_s)
-            found.append(Comparison(name, rows.measured_s, predicted, basis, _labels(rows, kind), log_sd))
+            found.append(Comparison(name, rows.measured_s, predicted, profile.basis, _labels(rows, kind), log_sd))
     return found
 
 
@@ -85,7 +86,7 @@ def _rounds(profile: DeviceProfile) -> list[Comparison]:
     rows = profile.rounds
     if not len(rows):
         return []
-    predicted, log_sd = profile.round_s(rows), profile.calibration.spread.get("step")
+    predicted, log_sd = profile.round_s(rows), profile.spread.get("step")
     every = Comparison("rounds", rows.measured_s, predicted, NOT_FITTED, _labels(rows, "round"), log_sd)
     drafter = rows.label("drafter")
     names = {PLAIN: "rounds without drafts", "small": "rounds, small drafter", "early_exit": "rounds, early exit",
@@ -123,7 +124,7 @@ def _speedups(profile: DeviceProfile) -> list[Quantity]:
 
 def _kernels(profile: DeviceProfile) -> list[Comparison]:
     data, kernels = profile.data, profile.fit.kernels
-    errors = profile.calibration.spread
+    errors = profile.spread
     found = []
     matmul = data.matmul
     if len(matmul["latency_s"]):
@@ -134,7 +135,7 @@ def _kernels(profile: DeviceProfile) -> list[Comparison]:
         }
         predicted = device_fit.matmul_s(data, kernels)
         found.append(
-            Comparison("matmul", matmul["latency_s"], predicted, "fitted on these", labels, errors.get("matmul"))
+            Comparison("matmul", matmul["latency_s"], predicted, profile.basis, labels, errors.get("matmul"))
         )  # fmt: skip
     attention = data.attention
     if len(attention["latency_s"]):
@@ -142,7 +143,7 @@ def _kernels(profile: DeviceProfile) -> list[Comparison]:
                   "keys": attention["keys"].astype(int)}  # fmt: skip
         predicted = device_fit.attention_s(data, kernels)
         every = Comparison(
-            "attention", attention["latency_s"], predicted, "fitted on these", labels, errors.get("decode_attention")
+            "attention", attention["latency_s"], predicted, profile.basis, labels, errors.get("decode_attention")
         )
         found.append(every)
     return found
@@ -173,7 +174,7 @@ def _read_share(profile: DeviceProfile) -> list[Quantity]:
                 "×",
                 moved / steps.measured_s[i] / max(reads),
                 moved / predicted / max(reads),
-                "fitted on these",
+                profile.basis,
                 note=f"of {units.show(max(reads), 'bytes_per_s')}, the fastest cold read of this run",
             )
         )
@@ -217,7 +218,7 @@ def _notes(profile: DeviceProfile) -> list[str]:
         notes.append("The device is not among the bundled profiles.")
     if profile.measured.header.get("toy"):
         notes.append("Toy shapes: they check that everything works, their speeds mean nothing.")
-    limit = interval_factor(profile.calibration.spread.get("step", 0.0))
+    limit = interval_factor(profile.spread.get("step", 0.0))
     notes.append(f"A step's 90 % interval is a factor of {limit:.2f} either way.")
     return notes
 

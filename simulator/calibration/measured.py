@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.architecture import Decoder, parse_config
+from simulator.architecture import Decoder, load_decoder, parse_config
 from simulator.calibration.kernel_tables import Columns
 from simulator.calibration.passes import Pass
 from simulator.errors import InputError, MemwallError
 from simulator.reference_decoder.measurements import MeasurementError
 from simulator.reference_decoder.measurements import read as read_lines
+from simulator.reference_decoder.shapes import SHAPES
 
 Line = Mapping[str, Any]
 
@@ -71,6 +72,18 @@ class Measurements:
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Measured lines that are not used, by kind and reason."""
 
+    @staticmethod
+    def of(
+        path: Path, header: Line, lines: Sequence[Line], lost: str = "", dropped: Mapping[str, int] | None = None
+    ) -> Measurements:
+        """From lines already read. `dropped` counts rows of a table that are no lines, by reason."""
+        taken = [line for line in lines if "skipped" not in line]
+        if not taken:
+            raise InputError("measurements", str(path), "hold at least one measurement")
+        skipped = Counter(str(line["skipped"]) for line in lines if "skipped" in line)
+        models = {name: _model(name, header, str(path)) for name in _model_names(header, taken)}
+        return Measurements(path, header, models, taken, skipped, lost, {"row": dropped} if dropped else {})
+
     def of_kind(self, *kinds: str) -> list[Line]:
         """Measured lines of these kinds."""
         return [line for line in self.lines if line["kind"] in kinds]
@@ -105,32 +118,35 @@ def read_measurements(path: str | Path, *, salvage: bool = False) -> Measurement
     """The file at `path`. Raises InputError naming line and field where it is damaged; with `salvage` what stands before
     the damage is read, and `lost` says so."""
     place = Path(path)
+    lost: str | None = None
     try:
-        header, lines, _ = read_lines(place)
-        lost = ""
+        if salvage:
+            header, lines, _, lost = read_lines(place, salvage=True)
+        else:
+            header, lines, _ = read_lines(place)
     except MeasurementError as error:
         raise MemwallError(str(error)) from None
-    except OSError as error:
-        raise InputError("file", str(path), f"be readable ({error.strerror or error})") from None
-    if not any("skipped" not in line for line in lines):
-        raise InputError("measurements", str(path), "hold at least one measurement")
-    models = {}
-    for name, shape in header.items():
-        if name.startswith("shape_of_"):
-            model = name.removeprefix("shape_of_")
-            models[model] = _decoder(model, shape, str(header["dtype"]), f"{path}: {name}")
-    skipped = Counter(str(line["skipped"]) for line in lines if "skipped" in line)
-    return Measurements(place, header, models, [line for line in lines if "skipped" not in line], skipped, lost)
+    return Measurements.of(place, header, lines, lost or "")
 
 
-def _decoder(name: str, shape: Mapping[str, Any], dtype: str, where: str) -> Decoder:
+def _model_names(header: Line, lines: Sequence[Line]) -> list[str]:
+    """Models whose shape the header has, and those that a line names (a table of somebody else's may name bundled ones)."""
+    named = [line.get(field) for line in lines for field in ("model", "draft_model")]
+    given = [name.removeprefix("shape_of_") for name in header if name.startswith("shape_of_")]
+    return list(dict.fromkeys([*given, *(name for name in named if name)]))
+
+
+def _model(name: str, header: Line, where: str) -> Decoder:
+    shape = header.get(f"shape_of_{name}") or (asdict(SHAPES[name]) if name in SHAPES else None)
+    if shape is None:
+        return load_decoder(name)
     config = {
         "model_type": "llama", "hidden_size": shape["hidden"], "num_hidden_layers": shape["layers"],
         "num_attention_heads": shape["heads"], "num_key_value_heads": shape["kv_heads"], "head_dim": shape["head_dim"],
         "intermediate_size": shape["width"], "vocab_size": shape["vocab"], "tie_word_embeddings": shape["tied_head"],
-        "torch_dtype": _DTYPES[dtype],
+        "torch_dtype": _DTYPES[str(header["dtype"])],
     }  # fmt: skip
-    return parse_config(config, name=name, where=where)
+    return parse_config(config, name=name, where=f"{where}: shape_of_{name}")
 
 
 def rows_of(lines: Sequence[Line]) -> PassRows:

@@ -55,6 +55,15 @@ def write_requests(result: SimulationResult, path: str, option: str = "--rows") 
         _write_parquet(columns, _metadata(result), path, option)
 
 
+def write_columns(columns: Mapping[str, NDArray[Any]], path: str, option: str = "--rows") -> None:
+    """`columns` as .parquet or .csv, by the name's ending. Raises InputError."""
+    check_suffix(path, option)
+    if path.endswith(".csv"):
+        _write_csv(columns, path, option)
+    else:
+        _write_parquet(columns, {}, path, option)
+
+
 def _metadata(result: SimulationResult) -> dict[str, str]:
     import yaml
 
