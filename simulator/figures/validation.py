@@ -167,7 +167,15 @@ def ratio_ticks(low: float, high: float) -> dict[str, Any]:
 
 
 def _time_ticks(low: float, high: float) -> dict[str, Any]:
-    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 5 else (1, 2, 5) if high / low < 300 else (1,)
+    steps = (
+        (1, 1.5, 2, 3, 5, 7)
+        if high / low < 5
+        else (1, 2, 5)
+        if high / low < 60
+        else (1, 3)
+        if high / low < 1000
+        else (1,)
+    )
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
     return {
