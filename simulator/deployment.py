@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from simulator.architecture import Decoder, load_decoder
 from simulator.cost.forward import ForwardCost
@@ -22,7 +23,7 @@ class EngineChoice(Record):
     name: str = "vllm"
     """Bundled name or path of the profile."""
     block_tokens: int | None = None
-    """Overrides the engine's setting of the same name; so do the next five."""
+    """Overrides the engine's setting of the same name; so do all that follow."""
     max_sequences: int | None = None
     """Sequences in one batch at most."""
     max_batched_tokens: int | None = None
@@ -33,12 +34,20 @@ class EngineChoice(Record):
     """Share of KV blocks kept free on admission."""
     prefix_caching: bool | None = None
     """Whether preempted requests find again what nobody has overwritten."""
+    prefill: Literal["mixed", "first"] | None = None
+    """Whether prompts share steps with decoding or run first, in passes of their own."""
+    prompts_per_pass: int | None = None
+    """Prompts in one such pass at most; 0: as many as the budget holds."""
+    prefill_chunk_tokens: int | None = None
+    """Tokens of one prompt in one such pass at most; 0: as many as the budget holds."""
+    draft: Literal["after", "before"] | None = None
+    """Whether a model drafts after a step, for the next one, or before the verification of the same."""
 
     def load(self, base: Path | None = None, gpu: Gpu | None = None) -> Engine:
         """The engine with the changed settings, checked; as measured on `gpu` where that has a profile of its own."""
-        measured = gpu.profile if gpu is not None else None
-        if measured is not None and read_mapping(measured).get("engine", {}).get("name") == self.name:
-            engine = load_engine(str(measured))
+        own = read_mapping(gpu.profile).get("engine") if gpu is not None and gpu.profile is not None else None
+        if gpu is not None and isinstance(own, dict) and own.get("name") == self.name:
+            engine = load_engine(str(gpu.profile))
         else:
             engine = load_engine(self.name, base=base)
         given = {k: v for k, v in self.model_dump(exclude={"name"}).items() if v is not None}

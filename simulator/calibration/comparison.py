@@ -104,8 +104,8 @@ class Quantity:
 
     @property
     def error(self) -> float | None:
-        """predicted/measured − 1."""
-        return None if self.predicted is None else self.predicted / self.measured - 1.0
+        """predicted/measured − 1; None where either is missing or nothing was measured."""
+        return None if self.predicted is None or not self.measured else self.predicted / self.measured - 1.0
 
 
 @dataclass(frozen=True)
