@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -49,7 +50,9 @@ def save(model: Decoder, path: Path) -> None:
 def load(model: Decoder, path: Path) -> None:
     """Read what `save` wrote. Anything but tensors by name is refused with ConfigError, and never executed."""
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch wonders at foreign pickles before it refuses them
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
         raise ConfigError(f"{path} must be a checkpoint that holds nothing but tensors") from None
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):

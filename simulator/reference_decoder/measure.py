@@ -38,7 +38,7 @@ OK, INTERRUPTED, USER_ERROR = 0, 130, 2
 POINTS_PER_BUDGET = 200
 """No point may take more than about so small a part of the budget, so that many are measured rather than few well."""
 TRAINING_SHARE = 0.25
-"""Most of the budget that training a pair may take; on a CPU that is a minute, so short runs go without."""
+"""Most of the budget that training a pair may take, which on a CPU is about a minute: short runs go without."""
 UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -124,16 +124,17 @@ def run(file: MeasurementFile, probe: Probe, plan: dict[str, list[Point]], budge
         if start_s - begin_s >= budget_s:
             _say(f"time is up after {number - 1} of {total} points; --resume measures more")
             return
+        trained_s = probe.training_s
         try:
             result = _measured(probe, point)
         except (TooLong, CorpusError) as error:
             # Not recorded as skipped: a run with more time, or on a complete Python, may still measure it.
-            spent_s[point["kind"]] += time.perf_counter() - start_s
             _say(f"{point['kind']} is left out: {error}")
             continue
         file.append(point | result)
         now_s = time.perf_counter()
-        spent_s[point["kind"]] += now_s - start_s
+        # Training has a limit of its own; charged to the kind, it would leave none of its share for what it was done for.
+        spent_s[point["kind"]] += now_s - start_s - (probe.training_s - trained_s)
         _say(f"[{now_s - begin_s:5.0f} of {budget_s:.0f} s] {number}/{total} {_line(point, result)}")
     _say(f"all {total} points measured")
 

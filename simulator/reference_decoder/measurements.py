@@ -9,7 +9,8 @@ and settings may be joined, headers included.
 
 Every other line has ``kind``, the fields that name the point (together its key: no two lines share it), and either
 ``skipped`` (why it was not measured) or ``median_s``, ``min_s``, ``q1_s``, ``q3_s``, ``max_s`` over ``n`` repeats and the
-kind's own results; `schema` is the same as a table of types. Seconds, bytes, tokens; all counts are totals over the batch unless they say "per sequence".
+kind's own results; `schema` is the same as a table of types. Seconds, bytes, tokens; all counts are totals over the batch
+unless they say "per sequence".
 
 ========== ==========================================================  =====================================================
 kind       point                                                       results besides the times

@@ -61,6 +61,8 @@ class Probe:
         self._training_limit_s, self._say = training_limit_s, say
         self._pairs: dict[str, Pair] = {}
         self._no_pair: TooLong | None = None
+        self.training_s = 0.0
+        """Spent on training so far."""
         self._models: dict[str, Decoder] = {}
         self._kinds: dict[str, Callable[[Point], dict[str, Any]]] = {
             "copy": self._transfer, "read": self._transfer, "matmul": self._matmul, "attention": self._attend,
@@ -267,6 +269,7 @@ class Probe:
         if self._no_pair is not None:
             raise self._no_pair
         if name not in self._pairs:
+            begin_s = time.perf_counter()
             try:
                 self._pairs[name] = train_pair(
                     name, device=self.device, dtype=DTYPES[self.dtype], attention=self._attention, fuse=self._fuse,
@@ -275,6 +278,8 @@ class Probe:
             except TooLong as error:
                 self._no_pair = error
                 raise
+            finally:
+                self.training_s += time.perf_counter() - begin_s
         return self._pairs[name]
 
     def _decoding(self, point: Point) -> Decoding:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from simulator.reference_decoder.model import Decoder, KvCache
+from simulator.reference_decoder.pair import Pair, train_pair
 from simulator.reference_decoder.shapes import Shape
 
 TARGET_SHAPE = Shape(layers=3, hidden=48, heads=4, kv_heads=2, head_dim=12, width=96, vocab=61)
@@ -18,6 +21,12 @@ def target() -> Decoder:
 
 def draft() -> Decoder:
     return Decoder(DRAFT_SHAPE, seed=2)
+
+
+@cache
+def toy_pair(dtype: torch.dtype = torch.float32) -> Pair:
+    """Trained once for all tests."""
+    return train_pair("toy", dtype=dtype)
 
 
 class Scripted:

@@ -12,6 +12,7 @@ import torch
 from simulator.reference_decoder import measure, probes
 from simulator.reference_decoder.measurements import key_of, read
 from simulator.reference_decoder.points import SHARES, TOY
+from simulator.reference_decoder.schema import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,10 +36,12 @@ def test_a_toy_run_measures_every_point_of_every_kind(tmp_path, capsys):
     assert len(lines) == len({key_of(line) for line in lines})
     for line in lines:
         assert "skipped" not in line
-        assert line["n"] >= 1
-        assert 0.0 < line["min_s"] <= line["q1_s"] <= line["median_s"] <= line["q3_s"] <= line["max_s"]
+        if KINDS[line["kind"]].timed:
+            assert line["n"] >= 1
+            assert 0.0 < line["min_s"] <= line["q1_s"] <= line["median_s"] <= line["q3_s"] <= line["max_s"]
     assert (header["device_kind"], header["dtype"], header["threads"]) == ("cpu", "fp32", 1)
     assert header["torch"] == torch.__version__
+    assert header["memory_bytes"] is None or header["memory_bytes"] > 2**29
     assert header["shape_of_toy"]["hidden"] == 64
     assert "points measured" in capsys.readouterr().err
 
@@ -66,6 +69,41 @@ def test_derived_quantities_of_lines_by_hand(tmp_path):
     assert len(serving["arrival_s"]) == len(serving["first_token_s"]) == len(serving["finished_s"]) == count
     assert sum(serving["round_tokens"]) + count == sum(serving["output_lengths"])
     assert serving["tokens_per_s"] == pytest.approx(sum(serving["output_lengths"]) / serving["duration_s"])
+
+
+def test_acceptance_and_divergence_of_a_pair_that_is_trained_once(tmp_path, monkeypatch, capsys):
+    trainings = []
+    real = probes.train_pair
+    monkeypatch.setattr(probes, "train_pair", lambda name, **options: trainings.append(name) or real(name, **options))
+    path = tmp_path / "toy.jsonl"
+    assert toy(path, "--kinds", "acceptance,divergence") == measure.OK
+    assert trainings == ["toy"]
+    lines = read(path)[1]
+    assert len(lines) == 11
+    for line in lines:
+        if line["kind"] == "divergence":
+            assert line["diverged"] == 0  # the toy suite is in fp32
+            continue
+        rounds = [a for request in line["accepted_by_request"] for a in request]
+        assert line["tokens_per_round"] == pytest.approx(1.0 + sum(rounds) / len(rounds))
+        assert line["target_bits_per_byte"] < 8.0
+        if line["text"] != "held_out":
+            # The prefill gives one byte, the rounds the rest; the last one may run over the end.
+            for request in line["accepted_by_request"]:
+                emitted = 1 + sum(a + 1 for a in request)
+                assert line["output_tokens"] <= emitted <= line["output_tokens"] + line["gamma"]
+    said = capsys.readouterr().err
+    assert "bits per byte" in said
+    assert "tokens per round" in said
+
+
+def test_a_pair_that_would_take_too_long_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "TRAINING_SHARE", 1e-6)
+    path = tmp_path / "toy.jsonl"
+    assert toy(path, "--kinds", "copy,acceptance,divergence") == measure.OK
+    # The random model needs no training; what was left out is not marked as done, for a run with more time.
+    assert {line["kind"] for line in read(path)[1]} == {"copy", "divergence"}
+    assert "acceptance is left out: training would take about" in capsys.readouterr().err
 
 
 def test_resuming_measures_only_what_is_missing(tmp_path, monkeypatch):

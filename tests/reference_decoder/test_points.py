@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 
 from simulator.reference_decoder.measurements import key_of
+from simulator.reference_decoder.pair import RECIPES
 from simulator.reference_decoder.points import SHARES, SUITES, TOY, interleave, matrices_of, spread
 from simulator.reference_decoder.schema import KINDS, line_fault
 from simulator.reference_decoder.shapes import SHAPES
@@ -50,6 +51,22 @@ def test_every_target_runs_single_layers_at_the_corners(suite):
         assert {point[name] for point in singles} == {axis[0], axis[-1]}
 
 
+@pytest.mark.parametrize("suite", ALL, ids=["cuda", "cpu", "toy"])
+def test_acceptance_is_measured_on_every_text_with_every_drafter(suite):
+    points = suite.plan()["acceptance"]
+    assert len({(point["drafter"], point["text"]) for point in points}) == len(points) == 9
+    assert (points[0]["drafter"], points[0]["text"]) == ("small", "held_out")
+    for point in points:
+        assert point["gamma"] == 8
+        # Positions that the pair never saw in training would be no test of it.
+        assert point["context_tokens"] + point["output_tokens"] <= RECIPES[suite.pair].course.tokens
+    assert [point["weights"] for point in suite.plan()["divergence"]] == ["trained", "random"]
+
+
+def test_shares_are_parts_of_a_whole():
+    assert sum(SHARES.values()) == pytest.approx(1.0)
+
+
 def test_drafters_share_their_target_s_vocabulary():
     for suite in ALL:
         for target, drafter in suite.drafts.items():
@@ -73,6 +90,6 @@ def test_the_kind_furthest_behind_its_share_goes_next():
     for point in islice(interleave(plan, spent_s), 110):
         spent_s[point["kind"]] += 1.0
         taken.append(point["kind"])
-    assert taken.count("step") == 100  # shares of 0.30 and 0.03
+    assert taken.count("step") == pytest.approx(110 * SHARES["step"] / (SHARES["step"] + SHARES["copy"]), abs=1.0)
     spent_s["copy"] += 1e6
     assert [p["kind"] for p in islice(interleave(plan, spent_s), 50)] == ["step"] * 50
