@@ -8,6 +8,7 @@ Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 inte
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,9 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
 cannot do without."""
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
+
+# Matrices here have a dozen columns: threads in numpy's algebra only wait for each other, for seconds on busy cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

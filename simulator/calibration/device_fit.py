@@ -20,13 +20,12 @@ from simulator.calibration import fit
 from simulator.calibration.kernel_tables import Columns
 from simulator.calibration.measured import Measurements, PassRows
 from simulator.calibration.passes import Kernels, Terms, attention_rows
+from simulator.calibration.solver import Bounds, FloatArray, Values
 from simulator.cost.efficiency import AttentionEfficiency, ElementwiseEfficiency, MatmulEfficiency, load_efficiency
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.cost.roofline import attention_rates, matmul_time
 from simulator.errors import InputError
 from simulator.hardware import Gpu
-
-FloatArray = NDArray[np.float64]
 
 WEIGHTS = {"matmul": 1.0, "attention": 1.0, "step": 3.0, "draft": 1.0}
 """Of each kind of measurement, however many there are: steps are what a simulation is made of."""
@@ -39,7 +38,7 @@ OUTLIER = 0.1
 
 # name: (start, lowest, highest), as in `fit`. A vector unit has no tiles, waves or splits: what a GPU needs a dozen
 # parameters for, a processor's libraries do in four or five.
-CPU_BOUNDS: dict[str, fit.Bounds] = {
+CPU_BOUNDS: dict[str, Bounds] = {
     "matmul": {
         "t0_s": (1e-5, 1e-7, 1e-3), "bandwidth": (0.4, 0.02, 1.1), "compute": (0.9, 0.1, 1.1), "power": (1.2, 1.0, 12.0),
         "l2_speedup": (1.5, 1.0, 10.0),
@@ -51,7 +50,7 @@ CPU_BOUNDS: dict[str, fit.Bounds] = {
     "elementwise": {"t0_s": (2e-5, 1e-7, 1e-3), "bandwidth": (0.3, 0.01, 1.1), "l2_speedup": (2.0, 1.0, 10.0)},
     "host": {"step_s": (3e-4, 1e-6, 1e-2)},
 }  # fmt: skip
-CPU_SET: dict[str, fit.Values] = {
+CPU_SET: dict[str, Values] = {
     "matmul": {"tile_half": 0.0, "k_extra": 0.0, "k_step_s": 0.0, "split_s": 0.0, "row_tile": 1.0},
     "attention": {
         "narrow_head": 0.0, "wide_head": 0.0, "kv_step_s": 0.0, "split_s": 0.0, "combine_s": 0.0, "copy_s": 0.0,
@@ -64,17 +63,17 @@ CPU_SET: dict[str, fit.Values] = {
 class Layout:
     """Which parameters a device has: those that are fitted, with start and bounds, and those that are set, by section."""
 
-    bounds: Mapping[str, fit.Bounds]
-    fixed: Mapping[str, fit.Values]
+    bounds: Mapping[str, Bounds]
+    fixed: Mapping[str, Values]
 
     @property
     def names(self) -> list[tuple[str, str]]:
         """(section, parameter) of every fitted one, in order."""
         return [(section, name) for section, bounds in self.bounds.items() for name in bounds]
 
-    def values(self, logs: FloatArray) -> dict[str, fit.Values]:
+    def values(self, logs: FloatArray) -> dict[str, Values]:
         """All parameters by section from the logarithms of the fitted ones."""
-        values: dict[str, fit.Values] = {section: dict(fixed) for section, fixed in self.fixed.items()}
+        values: dict[str, Values] = {section: dict(fixed) for section, fixed in self.fixed.items()}
         for (section, name), log in zip(self.names, logs, strict=True):
             values.setdefault(section, {})[name] = float(np.exp(log))
         return values
@@ -85,9 +84,9 @@ class Layout:
         if gpu.family == "cpu":
             return Layout(CPU_BOUNDS, CPU_SET)
         prior = load_efficiency(replace(gpu, name="(unmeasured)", profile=None))
-        bounds: dict[str, fit.Bounds] = {}
-        fixed: dict[str, fit.Values] = {}
-        sections: dict[str, tuple[fit.Bounds, fit.Values, Any]] = {
+        bounds: dict[str, Bounds] = {}
+        fixed: dict[str, Values] = {}
+        sections: dict[str, tuple[Bounds, Values, Any]] = {
             "matmul": (fit.MATMUL, fit.MATMUL_SET, prior.matmul),
             "decode_attention": (fit.DECODE, fit.attention_set(gpu, "decode"), prior.decode_attention),
             "prefill_attention": (fit.PREFILL, fit.attention_set(gpu, "prefill"), prior.prefill_attention),
@@ -183,7 +182,7 @@ class DeviceFit:
     """Of `logs`: s²·(JᵀJ)⁻¹, with s² over all rows less the parameters, and the priors' rows in J."""
     success: bool
     message: str
-    values: Mapping[str, fit.Values] = field(default_factory=dict)
+    values: Mapping[str, Values] = field(default_factory=dict)
 
     @property
     def kernels(self) -> Kernels:
@@ -196,7 +195,7 @@ class DeviceFit:
         return self.values.get("host", {}).get("step_s", 0.0)
 
 
-def kernels_of(values: Mapping[str, fit.Values]) -> Kernels:
+def kernels_of(values: Mapping[str, Values]) -> Kernels:
     """Efficiencies from parameters by section; where ``attention`` is one section, it serves decoding and prefill."""
     decode = values.get("decode_attention", values.get("attention", {}))
     prefill = values.get("prefill_attention", values.get("attention", {}))

@@ -1,8 +1,6 @@
-"""Fit the efficiencies of one GPU on kernel tables and write its calibration file.
+"""The efficiencies of one GPU, fitted on kernel tables.
 
-    python -m simulator.calibration.fit KERNELS_FOLDER --gpu h100-sxm -o hardware_profiles/calibrations/h100-sxm.yaml
-
-A folder of layer timings does as well (`layer_timings`).
+    memwall calibrate KERNELS_FOLDER --gpu h100-sxm -o hardware_profiles/calibrations/h100-sxm.yaml
 
 The errors that are written down are measured on matrices, head shapes or message sizes that the fit did not see: they are
 split at random, and every part is predicted by a fit on the rest. The parameters written down are fitted on all of them.
@@ -11,19 +9,15 @@ split at random, and every part is predicted by a fit on the rest. The parameter
 
 from __future__ import annotations
 
-import argparse
-import datetime
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
-from simulator.calibration import kernel_tables, solver
+from simulator.calibration import kernel_tables
 from simulator.calibration.kernel_tables import Columns, Table
-from simulator.calibration.solver import FloatArray, HeldOut, Problem, held_out, solve
+from simulator.calibration.passes import attention_rows
+from simulator.calibration.solver import Bounds, FloatArray, HeldOut, Problem, Values, held_out, solve
 from simulator.cost.collectives import all_gather_s, all_reduce_s
 from simulator.cost.efficiency import (
     AttentionEfficiency,
@@ -33,12 +27,8 @@ from simulator.cost.efficiency import (
     Parameter,
     Rows,
 )
-from simulator.cost.roofline import attention_rates, attention_time, l2_share, matmul_time
-from simulator.errors import MemwallError
-from simulator.hardware import Gpu, Link, load_gpu, load_link
-
-Bounds = solver.Bounds
-Values = solver.Values
+from simulator.cost.roofline import attention_rates, l2_share, matmul_time
+from simulator.hardware import Gpu, Link
 
 SMALL_TOKENS = 64
 """Matmuls of at most so many tokens are also scored apart: decoding lives there."""
@@ -135,7 +125,7 @@ def attention_problem(
             # A hot loop's hits in L2 also serve queries and output, so the saving is stated on all bytes.
             all_bytes = kv_bytes + s * q * rates.query_bytes
             saved = all_bytes * l2_share(all_bytes, gpu) * (1.0 - 1.0 / e.l2_speedup)
-            seconds[i] = _compiled_rows()(s, s * q, kv_bytes - saved, flop, rates)
+            seconds[i] = attention_rows()(s, s * q, kv_bytes - saved, flop, rates)
         return seconds
 
     bounds = dict(PREFILL if phase == "prefill" else DECODE)
@@ -234,40 +224,6 @@ def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) 
     )
 
 
-def text_of(file: CalibrationFile) -> str:
-    """The calibration as YAML, one parameter per line."""
-    data = file.model_dump(mode="json", exclude_none=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; the exit code."""
-    from simulator.calibration import layer_timings  # which fits with this module, hence not at the top
-
-    parser = argparse.ArgumentParser(prog="python -m simulator.calibration.fit", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of kernel tables or of layer timings")
-    parser.add_argument("--gpu", required=True, help="GPU profile, by name or path")
-    parser.add_argument("--link", help="link profile; the GPU's node link unless given")
-    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date to write into the file")
-    parser.add_argument("-o", "--output", type=Path, help="file to write; standard output unless given")
-    options = parser.parse_args(arguments)
-    try:
-        gpu = load_gpu(options.gpu)
-        if layer_timings.is_layer_folder(options.folder):
-            file = layer_timings.calibrate(options.folder, gpu, date=options.date)
-        else:
-            file = calibrate(options.folder, gpu, load_link(options.link or gpu.node_link), date=options.date)
-        text = text_of(file)
-    except MemwallError as error:
-        print(f"error: {error}")
-        return 2
-    if options.output is None:
-        print(text, end="")
-    else:
-        options.output.write_text(text, encoding="utf-8")
-    return 0
-
-
 def _note(tables: Mapping[str, Table], link: Link) -> str:
     origins = "; ".join(f"{kind}: {table.origin}" for kind, table in tables.items())
     return (
@@ -293,25 +249,3 @@ def parameters(problem: Problem, seed: int) -> dict[str, Parameter]:
 def rounded(value: float, digits: int = 4) -> float:
     """To so many significant digits."""
     return float(f"{value:.{digits}g}")
-
-
-@cache
-def _compiled_rows() -> Callable[..., FloatArray]:
-    # Compiled on first use: importing this module must not cost the second that numba takes.
-    import numba
-
-    compiled: Any = numba.njit
-    scalar = compiled(attention_time)
-
-    def rows(sequences: Any, query_tokens: Any, kv_bytes: Any, flop: Any, rates: Any) -> Any:
-        seconds = np.empty(len(sequences))
-        for i in range(len(sequences)):
-            seconds[i] = scalar(sequences[i], query_tokens[i], kv_bytes[i], flop[i], rates)[0]
-        return seconds
-
-    result: Callable[..., FloatArray] = compiled(rows)
-    return result
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

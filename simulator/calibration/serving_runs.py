@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 DRAWS = 8
 """Simulations of one speculative run, whose luck differs; their mean is the prediction."""
-FIGURES = {"tokens_per_s": ("output", "tokens/s"), "median_s": ("median TPOT", "s"), "ttft_median_s": ("median TTFT", "s")}
+FIGURES = {
+    "tokens_per_s": ("output", "tokens/s"),
+    "median_s": ("median TPOT", "s"),
+    "ttft_median_s": ("median TTFT", "s"),
+}
 """Results of a serving line → name and unit."""
 
 

@@ -21,12 +21,13 @@ from simulator.calibration.comparison import Validation
 from simulator.calibration.device_profile import DeviceProfile
 from simulator.calibration.device_validation import validate_device
 from simulator.calibration.engine_run import read_engine_run, replay_engine_run
+from simulator.calibration.layer_validation import validate_layers
 from simulator.calibration.measured import Measurements, read_measurements
 from simulator.calibration.point_table import read_points
 from simulator.calibration.published import validate_published
 from simulator.calibration.server_comparison import compare_server
 from simulator.calibration.server_results import read_server_results
-from simulator.calibration.table_validation import validate_layers, validate_tables
+from simulator.calibration.table_validation import validate_tables
 from simulator.errors import InputError
 from simulator.hardware import load_gpu, load_link
 from simulator.scenario import Scenario

@@ -1,6 +1,6 @@
 """How much of its datasheet a GPU delivers, by kind of operator: frozen records read from calibration files.
 
-``hardware_profiles/calibrations/*.yaml`` are written by `simulator.calibration.fit` (or by hand, as estimates); each
+``hardware_profiles/calibrations/*.yaml`` are written by ``memwall calibrate`` (or by hand, as estimates); each
 holds every parameter with its standard error, the rows it was fitted on and the error on rows it never saw.
 """
 

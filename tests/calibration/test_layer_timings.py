@@ -11,7 +11,7 @@ import yaml
 
 from simulator import catalog
 from simulator.architecture import load_decoder
-from simulator.calibration import fit, layer_timings
+from simulator.calibration import layer_timings
 from simulator.cost.efficiency import CalibrationFile, efficiency_from, load_efficiency
 from simulator.cost.forward import Batch, ForwardCost
 from simulator.cost.roofline import attention_rates, attention_time, elementwise_time, matmul_time
@@ -125,14 +125,14 @@ def test_other_conditions_are_refused(folder, change, message):
         layer_timings.read(folder, GPU)
 
 
-def test_missing_files_and_columns_are_named(folder, capsys):
+def test_missing_files_and_columns_are_named(folder):
     header, *rows = (folder / "attention.csv").read_text().splitlines()
     (folder / "attention.csv").write_text("\n".join([header.replace("time_us", "ms"), *rows]))
     with pytest.raises(InputError, match="include time_us"):
         layer_timings.read(folder, GPU)
     (folder / "per_sequence.csv").unlink()
-    assert fit.main([str(folder), "--gpu", "rtx-4090"]) == 2
-    assert "hold per_sequence.csv" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"hold per_sequence\.csv"):
+        layer_timings.calibrate(folder, GPU, date="2026-11-23")
 
 
 def test_a_mixed_batch_is_done_by_one_kernel():
@@ -146,14 +146,12 @@ def test_a_mixed_batch_is_done_by_one_kernel():
     )
 
 
-def test_real_timings_meet_the_errors_written_down(memwall_data, tmp_path):
+def test_real_timings_meet_the_errors_written_down(memwall_data):
     source = memwall_data / "layers" / "rtx4090"
-    written = tmp_path / "rtx-4090.yaml"
-    assert fit.main([str(source), "--gpu", "rtx-4090", "--date", "2026-11-23", "-o", str(written)]) == 0
-    again = read_record(CalibrationFile, written)
+    again = layer_timings.calibrate(source, GPU, date="2026-11-23")
     for kind, documented in TRUTH.typical_error.items():
         assert again.typical_error[kind] <= 1.2 * documented
-    for kind, documented in read_record(CalibrationFile, catalog.locate("calibration", "rtx-4090")).spread.items():
+    for kind, documented in read_record(CalibrationFile, catalog.locate("calibration", "rtx-4090"), "calibration").spread.items():
         assert again.spread[kind] <= 1.2 * documented
         assert again.spread[kind] >= again.typical_error[kind]  # a root mean square is no less than a mean
     assert again.matmul["bandwidth"].value == pytest.approx(TRUTH.matmul.bandwidth, rel=0.02)

@@ -28,7 +28,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", catalog.names("calibration"))
 def test_every_bundled_calibration_loads(name):
-    file = read_record(CalibrationFile, catalog.locate("calibration", name))
+    file = read_record(CalibrationFile, catalog.locate("calibration", name), "calibration")
     e = efficiency_from(file, name)
     assert file.name == name
     assert set(e.typical_error) == KINDS
