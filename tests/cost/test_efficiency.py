@@ -92,7 +92,7 @@ def test_mistakes_in_a_calibration_are_named():
 
 
 def test_collective_fields_are_the_files():
-    data = read_mapping(catalog.locate("calibration", "h100-sxm"))
+    data = read_mapping(catalog.locate("calibration", "h100-sxm"))["calibration"]
     assert set(data["all_reduce"]) == set(CollectiveEfficiency._fields)
 
 
