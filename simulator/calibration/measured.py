@@ -25,6 +25,9 @@ from simulator.reference_decoder.shapes import SHAPES
 
 Line = Mapping[str, Any]
 
+DISTURBED = 1.15
+"""A measurement is not used if other work slowed the machine by more than this while it was taken (`canary`)."""
+NOISE = f"the machine was slowed by more than {DISTURBED - 1:.0%} by other work"
 TIMED_ROUNDS = 16
 """Rounds that the reference decoder times from one start; the context grows meanwhile."""
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -77,12 +80,17 @@ class Measurements:
         path: Path, header: Line, lines: Sequence[Line], lost: str = "", dropped: Mapping[str, int] | None = None
     ) -> Measurements:
         """From lines already read. `dropped` counts rows of a table that are no lines, by reason."""
-        taken = [line for line in lines if "skipped" not in line]
+        whole = [line for line in lines if "skipped" not in line]
+        taken = [line for line in whole if line.get("disturbance", 1.0) <= DISTURBED]
         if not taken:
             raise InputError("measurements", str(path), "hold at least one measurement")
+        left_out = {"row": dict(dropped)} if dropped else {}
+        for line in whole:
+            if line.get("disturbance", 1.0) > DISTURBED:
+                left_out.setdefault(line["kind"], Counter())[NOISE] += 1
         skipped = Counter(str(line["skipped"]) for line in lines if "skipped" in line)
         models = {name: _model(name, header, str(path)) for name in _model_names(header, taken)}
-        return Measurements(path, header, models, taken, skipped, lost, {"row": dropped} if dropped else {})
+        return Measurements(path, header, models, taken, skipped, lost, left_out)
 
     def of_kind(self, *kinds: str) -> list[Line]:
         """Measured lines of these kinds."""

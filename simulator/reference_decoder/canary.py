@@ -7,6 +7,7 @@ whose canary sang late is measured again, and what remains is written down with 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -37,32 +38,29 @@ class Canary:
         self._memory = torch.ones(_READ_BYTES // 4)
         self._weights = torch.ones(_SIZE, _SIZE)
         self._input = torch.ones(_ROWS, _SIZE)
-        self._heard_s = [self._once_s() for _ in range(_SINGS)]
-
-    @property
-    def best_s(self) -> float:
-        """The tenth percentile of all songs, robust against a clock's lucky one."""
-        return float(np.quantile(self._heard_s, 0.1))
+        self.best_s = math.inf
+        """The shortest song so far, each the median of several, so that no lucky one counts."""
+        self.disturbance()
 
     def disturbance(self) -> float:
-        """Median time of a few songs over the best, at least 1."""
-        songs = [self._once_s() for _ in range(_SINGS)]
-        self._heard_s += songs
-        return max(1.0, float(np.median(songs)) / self.best_s)
+        """Time of a song over the best, at least 1."""
+        song_s = float(np.median([self._once_s() for _ in range(_SINGS)]))
+        self.best_s = min(self.best_s, song_s)
+        return song_s / self.best_s
 
-    def quietly(self, measure: Callable[[], T]) -> tuple[T, float, int]:
+    def quietly(self, measure: Callable[[], T], attempts: int = ATTEMPTS) -> tuple[T, float, int]:
         """The quietest of a few attempts to `measure`: its result, its disturbance, and how many were made."""
-        before, attempts = self._wait_for_quiet(), 0
+        before, made = self._wait_for_quiet(), 0
         best: T
         quietest = float("inf")
-        while attempts < ATTEMPTS and quietest > QUIET:
+        while made < attempts and quietest > QUIET:
             result = measure()
             after = self.disturbance()
-            attempts += 1
+            made += 1
             if max(before, after) < quietest:
                 best, quietest = result, max(before, after)
             before = after
-        return best, quietest, attempts
+        return best, quietest, made
 
     def _wait_for_quiet(self) -> float:
         end_s = self._now_s() + PATIENCE_S

@@ -57,6 +57,9 @@ divergence model, weights (trained, random), draft_model, gamma,       diverged 
                                                                        duration_s. No times
 ========== ==========================================================  =====================================================
 
+On a shared processor a line also has ``disturbance`` (time of a fixed piece of work just before and after over its best of
+the run, the worse of the two; see `canary`) and ``attempts`` (how often the point was measured; the quietest is kept).
+
 On a GPU, copy, read, matmul and attention are timed eight launches at a time, queued back to back, and divided by eight;
 steps and drafts one at a time; rounds and serving by the host's clock.
 

@@ -63,6 +63,7 @@ DTYPE = _one_of("fp32", "bf16", "fp16")
 
 SPREAD = ("min_s", "q1_s", "median_s", "q3_s", "max_s")
 TIMES = {**dict.fromkeys(SPREAD, AMOUNT), "n": COUNT}
+QUIET = {"disturbance": AMOUNT, "attempts": COUNT}
 SHAPE = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "head_dim", "width", "vocab"), COUNT)
 HEADER = {"device_kind": _one_of("cpu", "cuda"), "device": TEXT, "dtype": DTYPE}
 HEADER_OPTIONAL = {
@@ -260,7 +261,7 @@ def line_fault(line: Json) -> str | None:
             return f"{needed} is missing, which {name}={value!r} needs"
     if "skipped" in line:
         return _fields_fault(line, {"skipped": TEXT})
-    fault = _fields_fault(line, {**(TIMES if kind.timed else {}), **kind.results})
+    fault = _fields_fault(line, {**(TIMES if kind.timed else {}), **kind.results, **_present(line, QUIET)})
     if fault is not None:
         return fault
     for low, high in pairwise(SPREAD) if kind.timed else ():
