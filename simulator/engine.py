@@ -103,7 +103,11 @@ class Engine:
 def load_engine(name: str, *, base: Path | None = None) -> Engine:
     """The engine of a bundled name or a profile's path. Raises UnknownName or InputError."""
     path = catalog.locate("engine", name, base=base)
-    file, where = read_record(EngineFile, path, "engine"), str(path)
+    return engine_from(read_record(EngineFile, path, "engine"), str(path))
+
+
+def engine_from(file: EngineFile, where: str = "engine") -> Engine:
+    """`file` in SI units; `where` names it in errors. Raises InputError."""
     si, provenance = read_figures(file.figures, _FIGURES, file.sources, where)
     for key in _FIGURES:
         if key not in si:

@@ -23,7 +23,7 @@ from simulator.calibration.device_fit import Data, DeviceFit, Layout
 from simulator.calibration.measured import Measurements, PassRows
 from simulator.calibration.passes import Kernels
 from simulator.cost.efficiency import CalibrationFile, Efficiency, Parameter, Rows, efficiency_from, load_efficiency
-from simulator.engine import EngineFile, load_engine
+from simulator.engine import Engine, EngineFile, engine_from, load_engine
 from simulator.hardware import Figure, Gpu, GpuFile, Source, load_gpu
 from simulator.records import Record, read_record
 
@@ -250,7 +250,20 @@ class DeviceProfile:
             "error are set."
         )
 
-    def engine(self) -> EngineFile:
+    @cached_property
+    def efficiency(self) -> Efficiency:
+        """The calibration as the simulator uses it."""
+        return self.given if self.given is not None else efficiency_from(self.calibration, self.gpu.name)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The reference decoder on this device."""
+        if self.given is not None and self.gpu.profile is not None:
+            return load_engine(str(self.gpu.profile))
+        return engine_from(self.engine_file)
+
+    @property
+    def engine_file(self) -> EngineFile:
         """The reference decoder's engine profile with this device's host times."""
         base = read_record(EngineFile, catalog.locate("engine", "reference"))
         measured = Source(title=conditions(self.measured), date=str(self.measured.header["date"])[:10], kind="fitted")
@@ -267,15 +280,13 @@ class DeviceProfile:
         """The profile as YAML."""
         document: dict[str, Any] = {"gpu": self.gpu.name if self.file is None else _plain(self.file)}
         document["calibration"] = self.calibration.model_dump(mode="json", exclude_none=True)
-        document["engine"] = _plain(self.engine())
+        document["engine"] = _plain(self.engine_file)
         return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None))
 
     @property
     def label(self) -> str:
         """As every output will say it."""
-        if self.given is not None:
-            return self.given.label
-        return efficiency_from(self.calibration, self.gpu.name).label
+        return self.efficiency.label
 
 
 def _plain(record: Record) -> dict[str, Any]:

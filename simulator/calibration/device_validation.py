@@ -16,6 +16,7 @@ from simulator import units
 from simulator.calibration import device_fit
 from simulator.calibration.comparison import Comparison, Quantity, Roof, Validation
 from simulator.calibration.device_profile import DeviceProfile, bundled_gpu, conditions
+from simulator.calibration.measured import PassRows
 from simulator.calibration.serving_runs import serving_quantities
 from simulator.uncertainty import interval_factor
 
@@ -36,7 +37,7 @@ def validate_device(profile: DeviceProfile) -> Validation:
         subject=profile.label,
         conditions=_conditions(profile),
         comparisons=[*_steps(profile), *_rounds(profile), *_kernels(profile)],
-        quantities=[*_read_share(profile), *_speedups(profile), *serving_quantities(profile)],
+        quantities=[*_read_share(profile), *_speedups(profile), *_serving(profile)],
         roof=_roof(profile),
         notes=_notes(profile),
     )
@@ -120,6 +121,13 @@ def _speedups(profile: DeviceProfile) -> list[Quantity]:
             )
         )
     return found
+
+
+def _serving(profile: DeviceProfile) -> list[Quantity]:
+    lines = [line for line in profile.measured.of_kind("serving") if line["graphs"] == profile.measured.graphs]
+    if not lines:
+        return []
+    return serving_quantities(lines, profile.measured.models, profile.gpu, profile.efficiency, profile.engine)
 
 
 def _kernels(profile: DeviceProfile) -> list[Comparison]:
@@ -223,5 +231,5 @@ def _notes(profile: DeviceProfile) -> list[str]:
     return notes
 
 
-def _labels(rows: device_fit.PassRows, kind: str) -> dict[str, NDArray[Any]]:
+def _labels(rows: PassRows, kind: str) -> dict[str, NDArray[Any]]:
     return {name: rows.label(name) for name in LABELS[kind] if any(line.get(name) is not None for line in rows.lines)}

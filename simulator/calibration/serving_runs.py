@@ -18,10 +18,9 @@ from simulator.deployment import Deployment
 from simulator.engine import Engine
 from simulator.hardware import Gpu
 from simulator.quantization import Quantization
-from simulator.scenario import Scenario, Speculation
+from simulator.scenario import load_scenario
 from simulator.serving.simulation import Run, simulate
-from simulator.serving.traffic import Poisson, Requests
-from simulator.speculation.acceptance import AcceptanceConfig
+from simulator.serving.traffic import Requests
 from simulator.speculation.drafters import Drafter
 from simulator.uncertainty import Interval, log_sds
 
@@ -86,19 +85,19 @@ def _figures(run: Run) -> dict[str, float]:
 
 def _simulated(line: Mapping[str, Any], deployment: Deployment, seed: int) -> Run:
     n = line["requests"]
-    speculation = None
-    if line["gamma"]:
-        law = AcceptanceConfig(alpha=line["alpha"])
-        speculation = Speculation(draft=line["draft_model"], gamma=line["gamma"], acceptance=law)
     traffic = Requests(
         np.array(line["arrival_s"], float), np.full(n, line["prompt_tokens"]), np.array(line["output_lengths"]),
         np.arange(n), None, 0, n, {}, "the measured run's requests",
     )  # fmt: skip
-    stated = Poisson(rate_per_s=line["rate_per_s"], requests=n)  # of which the recorded requests take the place
-    scenario = Scenario(
-        model=line["model"], gpu=deployment.gpu.name, traffic=stated, speculation=speculation, seed=seed, warmup=0.0
-    )
-    return simulate(scenario, requests=traffic, deployment=deployment).main
+    scenario: dict[str, Any] = {
+        "model": line["model"], "gpu": deployment.gpu.name, "seed": seed, "warmup": 0.0,
+        # What was asked for; the recorded requests take its place.
+        "traffic": {"kind": "poisson", "rate_per_s": line["rate_per_s"], "requests": n,
+                    "lengths": {"prompt": line["prompt_tokens"], "output": line["output_tokens"]}},
+    }  # fmt: skip
+    if line["gamma"]:
+        scenario["speculation"] = {"draft": line["draft_model"], "gamma": line["gamma"], "acceptance": line["alpha"]}
+    return simulate(load_scenario(scenario), requests=traffic, deployment=deployment).main
 
 
 def _deployment(

@@ -1,0 +1,66 @@
+"""Prediction intervals of simulated figures: the same requests once more for every source of error, that much slower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from simulator.deployment import Deployment
+from simulator.serving.simulation import SimulationResult, simulate
+from simulator.uncertainty import Interval, log_sds
+
+MOST_REQUESTS = 20_000
+"""A scenario of more requests is not simulated half a dozen times over unless asked to."""
+
+FIGURES = (
+    "ttft_s.mean", "ttft_s.p50", "ttft_s.p99", "tpot_s.mean", "tpot_s.p50", "tpot_s.p99", "e2e_s.mean", "e2e_s.p99",
+    "output_tokens_per_s", "goodput_per_s",
+)  # fmt: skip
+"""Fields of `metrics.Summary` that get an interval."""
+RATIO = "ratio"
+"""In the place of a variant: figure with speculation over without."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """By variant (and `RATIO`) and figure."""
+
+    of: Mapping[tuple[str, str], Interval]
+
+    def get(self, variant: str, figure: str) -> Interval | None:
+        """None where the figure has no interval: it is 0, or not a number."""
+        return self.of.get((variant, figure))
+
+
+def simulation_intervals(result: SimulationResult) -> Intervals:
+    """Where the figures lie with 90 %, as far as times are uncertain: traffic and acceptance are as given.
+
+    Simulates the scenario once per source of error (five to seven times) on the same requests and the same luck.
+    """
+
+    def figures(deployment: Deployment) -> dict[str, float]:
+        if deployment is result.deployment:
+            return _figures(result)
+        return _figures(simulate(result.scenario, requests=result.traffic, deployment=deployment))
+
+    base = figures(result.deployment)
+    found = {}
+    for name, log_sd in log_sds(result.deployment, figures).items():
+        variant, _, figure = name.partition(":")
+        found[variant, figure] = Interval.around(base[name], log_sd)
+    return Intervals(found)
+
+
+def _figures(result: SimulationResult) -> dict[str, float]:
+    found = {}
+    for run in result.runs:
+        for figure in FIGURES:
+            field, _, point = figure.partition(".")
+            value = getattr(run.summary, field)
+            found[f"{run.variant}:{figure}"] = float(getattr(value, point) if point else value)
+    if len(result.runs) > 1:
+        for figure in FIGURES:
+            plain = found[f"{result.plain.variant}:{figure}"]
+            ours = found[f"{result.main.variant}:{figure}"]
+            found[f"{RATIO}:{figure}"] = ours / plain if plain else 0.0
+    return found
