@@ -51,6 +51,10 @@ def add(commands: Any) -> None:
     group.add_argument("--rows", metavar="FILE", help="one row per request and variant, .parquet or .csv")
     group.add_argument("--json", metavar="FILE", help="scenario and summary as JSON")
     group.add_argument("--html", metavar="FILE", help="report with figures, works offline")
+    parser.add_argument(
+        "--intervals", action=argparse.BooleanOptionalAction,
+        help="prediction intervals, some six simulations more (up to 20,000 requests)",
+    )  # fmt: skip
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run, needs=())
 
@@ -64,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     from simulator.output.columns import check_suffix, write_requests
     from simulator.output.report import simulation_report
     from simulator.output.tables import print_blocks
+    from simulator.serving.intervals import MOST_REQUESTS, simulation_intervals
     from simulator.serving.simulation import simulate
 
     check_suffix(args.rows, "--rows")
@@ -78,17 +83,20 @@ def run(args: argparse.Namespace) -> None:
     with ProgressBar(shown=not args.no_progress and sys.stderr.isatty()) as bar:
         result = simulate(scenario, bar.tell)
     wall_s = time.perf_counter() - started_s
+    intervals = None
+    if args.intervals or (args.intervals is None and len(result.traffic) <= MOST_REQUESTS):
+        intervals = simulation_intervals(result)
     if args.rows is not None:
         write_requests(result, args.rows, "--rows")
     if args.json is not None:
         from simulator.output.documents import simulation_document, to_json
 
-        write_text(args.json, to_json(simulation_document(result)), "--json")
+        write_text(args.json, to_json(simulation_document(result, intervals)), "--json")
     if args.html is not None:
         from simulator.figures.page import simulation_page
 
-        write_text(args.html, simulation_page(result), "--html")
-    print_blocks([*simulation_report(result, wall_s), *written(args.rows, args.json, args.html)])
+        write_text(args.html, simulation_page(result, intervals), "--html")
+    print_blocks([*simulation_report(result, wall_s, intervals), *written(args.rows, args.json, args.html)])
 
 
 def changed_scenario(args: argparse.Namespace) -> Scenario:

@@ -16,6 +16,7 @@ from simulator.output import rows
 from simulator.output.report import (
     Block,
     decode_report,
+    interval_section,
     simulation_sentence,
     simulation_table,
     speculate_report,
@@ -24,6 +25,7 @@ from simulator.output.report import (
 from simulator.output.tables import Section
 from simulator.planning.crossover import SpeculateResult
 from simulator.scenario import Scenario
+from simulator.serving.intervals import Intervals
 from simulator.serving.simulation import SimulationResult
 
 
@@ -60,7 +62,7 @@ def speculate_page(result: SpeculateResult) -> str:
     return html_page([part], speculate_call(result))
 
 
-def simulation_page(result: SimulationResult) -> str:
+def simulation_page(result: SimulationResult, intervals: Intervals | None = None) -> str:
     """A simulated scenario, as HTML."""
     scenario = result.scenario
     figures = [serving.latency_figure(result, latency) for latency in serving.LATENCIES]
@@ -68,12 +70,16 @@ def simulation_page(result: SimulationResult) -> str:
     histogram = serving.tokens_per_round_figure(result)
     if histogram is not None:
         figures.append(histogram)
+    tables = [Section("", simulation_table(result))]
+    if intervals is not None:
+        tables.append(interval_section(result, intervals))
+        figures.append(serving.interval_figure(result, intervals))
     figures.append(breakdown.memory_figure(result.main.budget, style.tag_of(result.deployment)))
     part = HtmlPart(
         title=scenario.title or f"Many users: {scenario.model} on {result.deployment.gpu.title}",
         verdict=simulation_sentence(result) if len(result.runs) > 1 else plain_sentence(result),
         conditions=rows.simulation_conditions(result),
-        tables=[Section("", simulation_table(result))],
+        tables=tables,
         figures=figures,
     )
     return html_page([part], scenario_yaml(scenario))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from plotly.subplots import make_subplots
 from simulator import units
 from simulator.figures import style
 from simulator.serving import state
+from simulator.serving.intervals import FIGURES, Intervals
 from simulator.serving.metrics import request_metrics
 from simulator.serving.simulation import Run, SimulationResult
 
@@ -102,6 +104,38 @@ def arrivals_figure(result: SimulationResult) -> go.Figure:
     total = sum(len(run.requests) for run in result.runs)
     tag = _tag(result) + (f"; {drawn:,} of {total:,} requests drawn" if drawn < total else "")
     style.finish(figure, finding=finding, tag=tag, height=380)
+    return style.legend_below(figure)
+
+
+def interval_figure(result: SimulationResult, intervals: Intervals) -> go.Figure:
+    """How far each figure may lie from its prediction, in percent of it: one bar per figure and variant."""
+    figure = go.Figure()
+    widest, where = 0.0, ""
+    names = {
+        **{f"{latency.field}.{point}": f"{latency.field.removesuffix('_s').upper()} {point}"
+           for latency in LATENCIES for point in ("mean", "p50", "p99")},
+        "output_tokens_per_s": "output tokens/s", "goodput_per_s": "goodput",
+    }  # fmt: skip
+    for run in result.runs:
+        found = [(names[f], i) for f in FIGURES if (i := intervals.get(run.variant, f)) is not None]
+        middle = [math.sqrt(i.low * i.high) for _, i in found]
+        low = [100.0 * (1.0 - i.low / m) for (_, i), m in zip(found, middle, strict=True)]
+        high = [100.0 * (i.high / m - 1.0) for (_, i), m in zip(found, middle, strict=True)]
+        if high and max(high) > widest:
+            widest, where = max(high), found[int(np.argmax(high))][0]
+        figure.add_scatter(
+            x=[0.0] * len(found), y=[name for name, _ in found], mode="markers", name=style.VARIANT_NAMES[run.variant],
+            orientation="h", marker={"color": style.VARIANT_COLOURS[run.variant], "size": 9},
+            error_x={"type": "data", "symmetric": False, "array": high, "arrayminus": low, "thickness": 2.5,
+                     "color": style.VARIANT_COLOURS[run.variant]},
+            customdata=np.round(np.column_stack([low, high]), 1),
+            hovertemplate="%{y}: −%{customdata[0]} % to +%{customdata[1]} %<extra></extra>",
+        )  # fmt: skip
+    figure.update_layout(scattermode="group", scattergap=0.5)
+    figure.update_xaxes(title="90 % interval around the prediction, %")
+    figure.update_yaxes(autorange="reversed")
+    finding = f"The least certain figure is {where}: up to +{widest:.0f} % off with 90 %, as far as times are uncertain"
+    style.finish(figure, finding=finding, tag=_tag(result), height=420)
     return style.legend_below(figure)
 
 

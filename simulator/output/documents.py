@@ -15,6 +15,7 @@ from simulator import __version__
 from simulator.decoding import DecodeResult
 from simulator.deployment import Deployment
 from simulator.planning.crossover import SpeculateResult
+from simulator.serving.intervals import Intervals
 from simulator.serving.simulation import SimulationResult
 from simulator.uncertainty import Interval
 
@@ -139,8 +140,8 @@ def speculate_cells(result: SpeculateResult) -> list[dict[str, Any]]:
     ]
 
 
-def simulation_document(result: SimulationResult) -> dict[str, Any]:
-    """Scenario, traffic and the summary of each variant."""
+def simulation_document(result: SimulationResult, intervals: Intervals | None = None) -> dict[str, Any]:
+    """Scenario, traffic and the summary of each variant; with intervals, those by variant and figure."""
     runs = [
         {
             "variant": run.variant,
@@ -159,4 +160,7 @@ def simulation_document(result: SimulationResult) -> dict[str, Any]:
             "source": traffic.source, "rows_read": traffic.rows_read, "rows_used": len(traffic), "dropped": traffic.dropped,
         },
         "runs": runs,
+        "intervals": None if intervals is None else {
+            f"{variant}.{figure}": _interval(found) for (variant, figure), found in intervals.of.items()
+        },
     }  # fmt: skip

@@ -15,6 +15,7 @@ from simulator.output import rows
 from simulator.output.rows import CAUSES, Table
 from simulator.output.tables import Section, properties
 from simulator.planning.crossover import LARGEST_BATCH, Cell, SpeculateResult
+from simulator.serving.intervals import FIGURES, RATIO, Intervals
 from simulator.serving.metrics import Distribution, Summary
 from simulator.serving.simulation import SimulationResult
 
@@ -226,8 +227,8 @@ def _crossover_table(result: SpeculateResult) -> Table:
 
 
 # --- a simulation -------------------------------------------------------------------------------------------------------
-def simulation_report(result: SimulationResult, wall_s: float) -> list[Block]:
-    """Conditions, the table, what speculation bought, and how fast the simulation itself was."""
+def simulation_report(result: SimulationResult, wall_s: float, intervals: Intervals | None = None) -> list[Block]:
+    """Conditions, the table, what speculation bought, how sure that is, and how fast the simulation itself was."""
     scenario = result.scenario
     heading = scenario.title or scenario.name
     conditions = [*rows.simulation_conditions(result), ("typical error", _typical(result.deployment.target.efficiency))]
@@ -235,6 +236,8 @@ def simulation_report(result: SimulationResult, wall_s: float) -> list[Block]:
         properties(heading, conditions),
         Section("", simulation_table(result), _simulation_note(result)),
     ]
+    if intervals is not None:
+        blocks.append(interval_section(result, intervals))
     if len(result.runs) > 1:
         blocks.append(simulation_sentence(result))
     n = len(result.traffic) * len(result.runs)
@@ -242,6 +245,28 @@ def simulation_report(result: SimulationResult, wall_s: float) -> list[Block]:
         f"Simulated {n:,} requests ({_variants(result)}) in {wall_s:.2f} s of wall time: {n / wall_s:,.0f} requests/s."
     )
     return blocks
+
+
+def interval_section(result: SimulationResult, intervals: Intervals) -> Section:
+    """Where the main figures lie with 90 %, by variant, and their ratio."""
+    shows = {"output_tokens_per_s": _rate, "goodput_per_s": _rate}
+    body = []
+    for figure in FIGURES:
+        show = shows.get(figure, _seconds)
+        cells = [(intervals.get(run.variant, figure), show) for run in result.runs]
+        if len(result.runs) > 1:
+            cells.append((intervals.get(RATIO, figure), lambda value: f"{value:.2f}"))
+        body.append((INTERVAL_NAMES[figure], *(NONE if i is None else f"{s(i.low)} to {s(i.high)}" for i, s in cells)))
+    headers = ("", "plain decoding") if len(result.runs) == 1 else ("", "speculation", "off", "ratio")
+    note = "as far as times are uncertain: what the calibration missed on rows it never saw; traffic and acceptance as given"
+    return Section("90 % prediction intervals", Table(headers, body), note)
+
+
+INTERVAL_NAMES = {
+    **{f"{field}_s.{point}": f"{field.upper()} {point}" for field in ("ttft", "tpot", "e2e") for point in ("mean", "p50", "p99")},
+    "output_tokens_per_s": "output tokens/s", "goodput_per_s": "goodput, requests/s",
+}  # fmt: skip
+"""Figures of `serving.intervals.FIGURES` in words."""
 
 
 def _typical(efficiency: Efficiency) -> str:
