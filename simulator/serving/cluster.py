@@ -7,7 +7,7 @@ between events each replica advances by its compiled step loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,10 @@ class StepModel:
     """Conditional acceptance rates [rows, γ]."""
     row_of: NDArray[np.int64]
     """Row of each request [requests]."""
+    first_round: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    """Where each row's recorded rounds begin, and the end of the last [rows + 1]; one zero where nothing is replayed."""
+    rounds: Any = field(default_factory=lambda: state.records(state.RECORDED, 0))
+    """Recorded rounds, row after row."""
 
 
 class Replica:
@@ -59,8 +63,8 @@ class Replica:
         self._advance = advance
         self._arguments = (
             model.config, self.state, requests, state.records(state.SLOT, slots), self.queue,
-            state.records(state.PREEMPTED, slots), self.done, _packed(model.target), _packed(model.draft), model.acceptance,
-            model.row_of, self.gaps, self.series, scratch_for(len(model.target.kinds), len(model.draft.kinds)),
+            state.records(state.PREEMPTED, slots), self.done, _packed(model.target), _packed(model.draft),
+            (model.acceptance, model.row_of, model.first_round, model.rounds), self.gaps, self.series, scratch_for(len(model.target.kinds), len(model.draft.kinds)),
         )  # fmt: skip
 
     def submit(self, indices: NDArray[np.int64] | int) -> None:

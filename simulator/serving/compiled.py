@@ -18,7 +18,7 @@ import numba
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SOURCES = (
-    "serving/compiled.py", "serving/batching.py",
+    "serving/compiled.py", "serving/batching.py", "serving/drafting.py", "serving/luck.py", "serving/passes.py",
     "serving/replica.py", "serving/state.py", "cost/roofline.py", "cost/forward.py",
     "operators.py", "randomness.py",
 )  # fmt: skip
@@ -32,7 +32,8 @@ def compiled(function: F) -> F:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_cache_folder())
     try:
-        return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+        # Inlined, because a call copies every array's descriptor (56 bytes and more), and a step's functions share a dozen.
+        return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
     finally:
         config.CACHE_DIR = before
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from simulator.scenario import Scenario
 from simulator.serving import cluster, state
 from simulator.serving.metrics import Summary, request_metrics, summarise
 from simulator.serving.traffic import Requests, generate
-from simulator.speculation.acceptance import Acceptance
+from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
+from simulator.speculation.recording import Recording
 
 TOO_LARGE = "larger than the KV cache"
 """Why a request is rejected on arrival: prompt, output and look-ahead slots would not fit the pool even alone."""
@@ -72,19 +73,26 @@ class SimulationResult:
         return self.runs[-1]
 
 
-def simulate(scenario: Scenario, progress: Progress | None = None) -> SimulationResult:
+def simulate(
+    scenario: Scenario,
+    progress: Progress | None = None,
+    *,
+    requests: Requests | None = None,
+    deployment: Deployment | None = None,
+) -> SimulationResult:
     """Simulates `scenario`; with speculation also without it, on the same requests and the same random numbers.
 
-    Raises MemwallError where the deployment does not fit or no request can be served.
+    `requests` take the place of the scenario's traffic (those of a recorded run, or of another simulation), `deployment`
+    that of the deployment it names. Raises MemwallError where the deployment does not fit or no request can be served.
     """
-    deployment = scenario.deployment()
+    deployment = deployment or scenario.deployment()
     own, limit = deployment.target.decoder.max_context_tokens, scenario.max_context_tokens
     if own is not None and limit is not None and limit > own:
         raise InputError(
             "max_context_tokens", limit, f"be at most the {own} tokens of {deployment.target.decoder.name}"
         )
     limit = limit or own
-    traffic = generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
+    traffic = requests or generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
     variants: list[tuple[str, Deployment, int, Acceptance | None]] = [("plain", deployment.plain(), 0, None)]
     if scenario.speculation is not None:
         law = acceptance_of(scenario, deployment)
@@ -101,7 +109,7 @@ def acceptance_of(scenario: Scenario, deployment: Deployment) -> Acceptance:
     if config is None:
         name = deployment.drafter.name if deployment.drafter else "(none)"
         raise InputError("speculation.acceptance", "(absent)", f"be given, as none is known for the drafter {name}")
-    return config.law()
+    return config.law(scenario.base)
 
 
 def _run(
@@ -184,6 +192,10 @@ def _step_model(
     row.total_blocks = total_blocks
     row.watermark_blocks = int(settings.watermark * total_blocks)
     row.prefix_caching = int(settings.prefix_caching)
+    row.prefill_first = int(settings.prefill == "first")
+    row.prompts_per_pass = settings.prompts_per_pass or settings.max_sequences
+    row.prefill_chunk_tokens = settings.prefill_chunk_tokens or settings.max_batched_tokens
+    row.draft_first = int(settings.draft == "before")
     row.gamma = gamma
     row.match_probability = law.match_probability if law else 1.0
     if gamma:
@@ -192,7 +204,16 @@ def _step_model(
     most = settings.max_batched_tokens
     target = deployment.target.tables(most, most)
     draft = deployment.draft.tables(most, most) if deployment.draft and gamma else target
-    return cluster.StepModel(config, target, draft, np.ascontiguousarray(rates), row_of)
+    model = cluster.StepModel(config, target, draft, np.ascontiguousarray(rates), row_of)
+    return replayed(model, law.recording) if isinstance(law, RecordedAcceptance) else model
+
+
+def replayed(model: cluster.StepModel, recording: Recording) -> cluster.StepModel:
+    """`model` with the fate of every round as recorded instead of drawn."""
+    model.config[0].replays = 1
+    rounds = state.records(state.RECORDED, len(recording.rounds))
+    rounds["drafted"], rounds["accepted"] = recording.rounds.T
+    return replace(model, first_round=recording.first_round, rounds=rounds)
 
 
 def _merged_series(pool: list[cluster.Replica]) -> tuple[NDArray[np.float64], float]:

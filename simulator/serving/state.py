@@ -45,6 +45,7 @@ SLOT = np.dtype(
         ("blocks", "i8"),
         ("step_tokens", "i8"),  # tokens in the present step
         ("emitted_tokens", "i8"),
+        ("rounds", "i8"),  # decode rounds so far, with drafts or without
     ],
     align=True,
 )
@@ -54,9 +55,13 @@ PREEMPTED = np.dtype(
         ("request", "i8"),
         ("full_blocks", "i8"),  # whole blocks of valid KV it held, and may find again
         ("freed_blocks", "i8"),  # the replica's count when its first block had joined the queue of free ones
+        ("rounds", "i8"),  # decode rounds so far
     ],
     align=True,
 )
+
+RECORDED = np.dtype([("drafted", "i8"), ("accepted", "i8")], align=True)
+"""One recorded round; see `speculation.recording`."""
 
 CONFIG = np.dtype(
     [
@@ -67,8 +72,13 @@ CONFIG = np.dtype(
         ("total_blocks", "i8"),
         ("watermark_blocks", "i8"),
         ("prefix_caching", "i8"),  # 1 when a preempted request finds again what nobody has overwritten
+        ("prefill_first", "i8"),  # 1 when prompts run in passes of their own, before anybody decodes
+        ("prompts_per_pass", "i8"),  # prompts in one pass at most
+        ("prefill_chunk_tokens", "i8"),  # of one prompt in one pass at most
         ("gamma", "i8"),
         ("drafter", "i8"),  # one of NO_DRAFTER, MODEL_DRAFTER, NGRAM_DRAFTER
+        ("draft_first", "i8"),  # 1 when a round makes its own drafts, 0 when the step before did
+        ("replays", "i8"),  # 1 when rounds go as recorded, not by draw
         ("match_probability", "f8"),
         ("host_step_s", "f8"),
         ("host_per_sequence_s", "f8"),

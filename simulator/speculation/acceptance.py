@@ -8,7 +8,8 @@ A chain of γ drafts yields τ = 1 + Σ_j Π_{i≤j} a_i tokens per round; with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydantic import model_validator
 from simulator.errors import InputError
 from simulator.randomness import uniform_array
 from simulator.records import Record
+from simulator.speculation.recording import Recording, Replay
 
 FloatArray = NDArray[np.float64]
 
@@ -33,7 +35,7 @@ _POPULATION = (np.arange(2000) + 0.5) / 2000
 
 
 class AcceptanceConfig(Record):
-    """What a user knows about a drafter's acceptance; exactly one of `alpha`, `conditional`, `marginal`."""
+    """What a user knows about a drafter's acceptance; exactly one of `alpha`, `conditional`, `marginal`, `replay`."""
 
     alpha: float | None = None
     """Conditional acceptance rate, the same at every depth."""
@@ -41,6 +43,8 @@ class AcceptanceConfig(Record):
     """Conditional rate by depth; beyond its end the last entry holds."""
     marginal: tuple[float, ...] | None = None
     """Accepted / drafted by position, as engines log it; falls with depth by definition."""
+    replay: Replay | None = None
+    """Recorded rounds, repeated as they were: a path, or a mapping that also says which of a file's recordings."""
     request_icc: float = 0.0
     """Intraclass correlation of acceptance within a request: 0 when all requests are alike. Real logs show 0.08–0.16."""
     match_probability: float = 1.0
@@ -55,13 +59,19 @@ class AcceptanceConfig(Record):
             return data
         if isinstance(data, int | float):
             return {"alpha": data}
+        if isinstance(data, dict) and isinstance(data.get("replay"), str):
+            return {**data, "replay": {"path": data["replay"]}}
         return {"conditional": data} if isinstance(data, list | tuple) else data
 
     @model_validator(mode="after")
     def _check(self) -> AcceptanceConfig:
-        given = [n for n in ("alpha", "conditional", "marginal") if getattr(self, n) is not None]
+        given = [n for n in ("alpha", "conditional", "marginal", "replay") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise InputError("acceptance", given or "(absent)", "give exactly one of alpha, conditional, marginal")
+            rule = "give exactly one of alpha, conditional, marginal, replay"
+            raise InputError("acceptance", given or "(absent)", rule)
+        for name, neutral in (("request_icc", 0.0), ("match_probability", 1.0)):
+            if self.replay is not None and getattr(self, name) != neutral:
+                raise InputError(name, getattr(self, name), "be left out with replay, whose rounds show it themselves")
         for name in ("alpha", "match_probability"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
@@ -80,8 +90,13 @@ class AcceptanceConfig(Record):
             raise InputError("marginal", list(self.marginal), "not rise with depth (are these conditional rates?)")
         return self
 
-    def law(self) -> Acceptance:
-        """The law these numbers describe."""
+    def law(self, base: Path | None = None) -> Acceptance:
+        """The law these numbers describe. `base`: folder from which a recording's relative path is tried first.
+
+        Raises InputError for a recording that cannot be read.
+        """
+        if self.replay is not None:
+            return RecordedAcceptance.of(self.replay.load(base))
         if self.alpha is not None:
             rates: tuple[float, ...] = (self.alpha,)
         elif self.conditional is not None:
@@ -171,3 +186,46 @@ class Acceptance:
         reached = np.concatenate([np.ones((len(rates), 1)), np.cumprod(rates, axis=1)], axis=1)
         accepted = reached - np.concatenate([reached[:, 1:], np.zeros((len(rates), 1))], axis=1)
         return np.asarray(accepted.mean(axis=0))
+
+
+@dataclass(frozen=True)
+class RecordedAcceptance(Acceptance):
+    """A recording as a law. A simulation repeats its rounds one by one (request r those of recorded request r modulo their
+    number, from the first one again when they are used up); closed forms take its means, ratios over rounds.
+
+    `rates` are the recording's over all rounds, so that with them τ is exactly the recorded tokens per round.
+    """
+
+    recording: Recording = field(kw_only=True)
+
+    @classmethod
+    def of(cls, recording: Recording) -> RecordedAcceptance:
+        """The law of `recording`."""
+        rates = conditional_from_marginal(tuple(recording.pooled_marginal(recording.gamma).tolist()))
+        return cls(rates, match_probability=recording.match_probability, recording=recording)
+
+    def conditional(self, gamma: int) -> FloatArray:
+        """Conditional rates over all recorded rounds [gamma]. Raises InputError beyond the recorded γ: what a longer draft
+        would have met was not recorded, what a shorter one meets was."""
+        if gamma > len(self.rates):
+            raise InputError("gamma", gamma, f"be at most the {len(self.rates)} drafts per round that were recorded")
+        return super().conditional(gamma)
+
+    def per_request(self, seed: int, requests: int, gamma: int) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Rates of the recorded requests [rows, gamma], and which of them each request repeats."""
+        recording = self._recorded(gamma)
+        marginal = recording.marginal(gamma)
+        previous = np.concatenate([np.ones((len(marginal), 1)), marginal[:, :-1]], axis=1)
+        rates = np.divide(marginal, previous, out=np.zeros_like(marginal), where=previous > 0.0)
+        return rates, np.arange(requests, dtype=np.int64) % len(marginal)
+
+    def live_tokens(self, gamma: int) -> float:
+        """Tokens per round over all recorded rounds: the batch was live when they were recorded."""
+        return float(1.0 + np.minimum(self._recorded(gamma).rounds[:, 1], gamma).mean())
+
+    def _tokens_by_request(self, gamma: int) -> FloatArray:
+        return self._recorded(gamma).tokens(gamma)
+
+    def _recorded(self, gamma: int) -> Recording:
+        self.conditional(gamma)  # refuses a γ beyond the recorded one
+        return self.recording

@@ -35,7 +35,7 @@ def run(requests: Requests, *, target=None, draft=None, gamma=0, rates=None, rep
     """Simulates `requests`; returns (request records, replicas)."""
     settings = {
         "seed": 0, "max_sequences": 8, "max_batched_tokens": 512, "block_tokens": 4, "total_blocks": 1000,
-        "watermark_blocks": 0, "prefix_caching": 1, **config,
+        "watermark_blocks": 0, "prefix_caching": 1, "prompts_per_pass": 1_000, "prefill_chunk_tokens": 1_000_000, **config,
     }  # fmt: skip
     row = state.records(state.CONFIG, 1)
     for name, value in settings.items():
