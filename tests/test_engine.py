@@ -10,6 +10,7 @@ from simulator import catalog
 from simulator.deployment import EngineChoice
 from simulator.engine import Engine, load_engine
 from simulator.errors import InputError, UnknownName
+from simulator.records import validate
 
 
 @pytest.fixture
@@ -52,6 +53,14 @@ def test_settings_are_changed_one_by_one():
     assert engine.settings.block_tokens == load_engine("vllm").settings.block_tokens
 
 
+def test_the_reference_decoder_serves_prompts_one_by_one_and_first():
+    # As `reference_decoder` does; its own tests and `tests/serving/test_prefill_first.py` hold the two to the same rules.
+    settings = load_engine("reference").settings
+    assert (settings.prefill, settings.prompts_per_pass, settings.draft) == ("first", 1, "before")
+    assert (settings.prefill_chunk_tokens, settings.block_tokens) == (512, 1)
+    assert load_engine("vllm").settings.prefill == "mixed"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -60,12 +69,16 @@ def test_settings_are_changed_one_by_one():
         ({"max_batched_tokens": 10**7}, "max_batched_tokens=10000000 must be between"),
         ({"watermark": 1.0}, "watermark=1.0 must be at least 0 and below 1"),
         ({"watermark": -0.1}, "watermark=-0.1 must be"),
+        ({"prefill": "frist"}, "prefill='frist' must be"),
+        ({"draft": "never"}, "draft='never' must be"),
+        ({"prompts_per_pass": -1}, "prompts_per_pass=-1 must be"),
+        ({"prefill_chunk_tokens": -1}, "prefill_chunk_tokens=-1 must be"),
         ({"name": "vlm"}, "did you mean vllm?"),
     ],
 )
 def test_impossible_settings(changes, said):
     with pytest.raises(InputError) as caught:
-        EngineChoice(**changes).load()
+        validate(EngineChoice, changes, "engine").load()
     assert said in str(caught.value)
 
 

@@ -7,7 +7,10 @@ import numpy as np
 from simulator.cost.forward import AttentionKind, FastTables
 from simulator.cost.roofline import AttentionRates
 from simulator.serving import cluster, state
+from simulator.serving.simulation import replayed
 from simulator.serving.traffic import Requests
+from simulator.speculation.acceptance import RecordedAcceptance
+from simulator.speculation.recording import Recording
 
 MOST_TOKENS = 4096
 
@@ -31,7 +34,16 @@ def traffic(arrival_s, prompt_tokens, output_tokens, *, users=0, think_s=None) -
     )  # fmt: skip
 
 
-def run(requests: Requests, *, target=None, draft=None, gamma=0, rates=None, replicas=1, warmup=0, match=1.0, **config):
+def recording(accepted, gamma, drafted=None) -> Recording:
+    """Rounds as if they had been recorded: drafts kept (and verified, else γ) by request and round."""
+    drafted = drafted or [[gamma] * len(row) for row in accepted]
+    return Recording(tuple(map(tuple, accepted)), tuple(map(tuple, drafted)), gamma, "by hand")
+
+
+def run(
+    requests: Requests, *, target=None, draft=None, gamma=0, rates=None, recorded=None, replicas=1, warmup=0, match=1.0,
+    **config,
+):  # fmt: skip
     """Simulates `requests`; returns (request records, replicas)."""
     settings = {
         "seed": 0, "max_sequences": 8, "max_batched_tokens": 512, "block_tokens": 4, "total_blocks": 1000,
@@ -49,7 +61,11 @@ def run(requests: Requests, *, target=None, draft=None, gamma=0, rates=None, rep
     conditional = np.pad(conditional, ((0, 0), (0, missing)), mode="edge")
     row_of = np.arange(n) if len(conditional) > 1 else np.zeros(n, dtype=np.int64)
     target = target or tables()
+    if recorded:
+        conditional, row_of = RecordedAcceptance.of(recorded).per_request(0, n, gamma)
     model = cluster.StepModel(row, target, draft or target, conditional, row_of)
+    if recorded:
+        model = replayed(model, recorded)
     records = state.records(state.REQUEST, n)
     records["arrival_s"] = requests.arrival_s
     records["prompt_tokens"] = requests.prompt_tokens

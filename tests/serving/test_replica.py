@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.serving import batching, state
+from simulator.serving import batching, drafting, luck, passes, state
 from simulator.serving import replica as replica_module
 from tests.serving.rig import run, tables, traffic
 
@@ -142,6 +142,10 @@ knobs = st.fixed_dictionaries(
         "total_blocks": st.integers(14, 40),
         "watermark_blocks": st.integers(0, 2),
         "prefix_caching": st.integers(0, 1),
+        "prefill_first": st.integers(0, 1),
+        "prompts_per_pass": st.integers(1, 4),
+        "prefill_chunk_tokens": st.integers(1, 40),
+        "draft_first": st.integers(0, 1),
         "gamma": st.integers(0, 4),
     }
 )
@@ -192,7 +196,7 @@ def test_how_time_is_cut_into_calls_does_not_matter(workload, knobs, cuts):
 def test_compiled_loop_equals_plain_python(workload, knobs):
     fast, (one,) = run(traffic(*workload), rates=[0.6, 0.4], draft=tables(0.1, 0.01), **knobs)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (replica_module, batching):
+        for module in (replica_module, batching, drafting, luck, passes):
             for name, function in list(vars(module).items()):
                 if hasattr(function, "py_func"):
                     patch.setattr(module, name, function.py_func)
