@@ -12,14 +12,19 @@ import yaml
 
 from simulator import catalog
 from simulator.errors import InputError, UnknownName
+from simulator.cost.efficiency import load_efficiency
+from simulator.deployment import EngineChoice
 from simulator.hardware import Gpu, GpuFile, load_gpu, load_link
 from simulator.records import read_record
 
 GPUS, LINKS = catalog.names("gpu"), catalog.names("link")
+MEASURED = [name for name in GPUS if load_gpu(name).profile is not None]
+DATASHEETS = [name for name in GPUS if name not in MEASURED]
+"""A device that was measured has no datasheet to agree with: its peaks are what it reached."""
 
 
 def _bundled(name: str) -> GpuFile:
-    return read_record(GpuFile, catalog.locate("gpu", name))
+    return read_record(GpuFile, catalog.locate("gpu", name), "gpu")
 
 
 # --- what is bundled ---------------------------------------------------------------------------------------------------
@@ -98,7 +103,7 @@ _BUSES = {
 }
 
 
-@pytest.mark.parametrize("name", GPUS)
+@pytest.mark.parametrize("name", DATASHEETS)
 def test_memory_bandwidth_is_bus_width_times_data_rate(name: str) -> None:
     bits, gbit_per_s = _BUSES[name]
     # Datasheets round down, by up to 2.5 %.
@@ -112,7 +117,7 @@ _FLOP_PER_CLOCK |= {"l4": 1024, "l40s": 1024, "rtx-4090": 512, "rtx-5090": 512, 
 _FLOP_PER_CLOCK |= {"mi300x": 2048, "mi325x": 2048, "cpu-generic": 128}
 
 
-@pytest.mark.parametrize("name", GPUS)
+@pytest.mark.parametrize("name", DATASHEETS)
 def test_peak_flop_is_sms_times_clock_times_width(name: str) -> None:
     gpu = load_gpu(name)
     clock_hz = gpu.dense_flop_per_s["bf16"] / (gpu.sm_count * _FLOP_PER_CLOCK[name])
@@ -130,6 +135,14 @@ def test_caches_are_faster_and_smaller_than_memory(name: str) -> None:
     assert gpu.idle_power_w < gpu.tdp_w / 2
     # Little's law: the desk holds more than what must be in flight for full bandwidth.
     assert gpu.desk_bytes > gpu.hbm_bytes_per_s * gpu.hbm_latency_s
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_measured_profile_brings_its_calibration_and_engine(name: str) -> None:
+    gpu = load_gpu(name)
+    assert load_efficiency(gpu).tag == "calibrated"
+    assert EngineChoice(name="reference").load(gpu=gpu).provenance["host_step"].source.kind == "fitted"
+    assert gpu.provenance["hbm_bandwidth"].source.kind == "measured"
 
 
 def test_a_format_without_arithmetic_is_widened() -> None:

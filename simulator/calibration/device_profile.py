@@ -78,30 +78,33 @@ def _measured_profile(measured: Measurements, name: str) -> GpuFile:
         "measured": Source(title=conditions(measured), date=str(header["date"])[:10], kind="measured"),
         estimate: Source(title=f"As the bundled profile {generic.name}", date="2026-11-24", kind="estimate"),
     }
-    kept = ("hbm_latency", "clock", "tdp", "idle_power", "shared_memory_per_sm", "sm_count", "l2", "hbm_capacity")
-    figures = {key: Figure(value=generic.figures[key].value, source=estimate) for key in kept if key in generic.figures}
+    dtype = str(header["dtype"])
+    kept = ("hbm_bandwidth", "hbm_latency", "hbm_capacity", "l2", "shared_memory_per_sm", "sm_count", "clock", "tdp",
+            "idle_power", "flop_bf16")  # fmt: skip
+    figures = {key: Figure(value=generic.figures[key].value, source=estimate, note="not measured; that of a whole socket" if
+                           cpu else "not measured") for key in kept if key in generic.figures}  # fmt: skip
 
-    def put(key: str, value: float | None, note: str = "") -> None:
+    def put(key: str, value: float | None, note: str) -> None:
         if value:
-            figures[key] = Figure(value=float(f"{value:.5g}"), source="measured", note=note)
+            exact = value if isinstance(value, int) else float(f"{value:.5g}")
+            figures[key] = Figure(value=exact, source="measured", note=note)
 
-    reads = [line["moved_bytes"] / line["median_s"] for line in measured.of_kind("read") if line["cache"] == "cold"]
-    reads += [line["moved_bytes"] / line["median_s"] for line in measured.of_kind("copy") if line["cache"] == "cold"]
-    matmul = measured.of_kind("matmul")
-    rate = max((line["flop"] / line["median_s"] for line in matmul), default=0.0)
-    put("hbm_bandwidth", max(reads, default=0.0), "fastest read or copy of buffers larger than the last cache")
-    note = "fastest matmul; what the device could do at most is not known"
-    for dtype in {"bf16", str(header["dtype"])}:
-        put(f"flop_{dtype}", rate, note if dtype == header["dtype"] else f"{note}; taken from {header['dtype']}")
-    put("l2", header.get("last_cache_bytes"))
-    put("hbm_capacity", header.get("memory_bytes"))
-    put("sm_count", header.get("threads") if cpu else header.get("sm_count"), "threads" if cpu else "")
-    put("shared_memory_per_sm", header.get("shared_memory_per_sm_bytes"))
+    cold = [line for line in measured.of_kind("read", "copy") if line["cache"] == "cold"]
+    bytes_per_s = max((line["moved_bytes"] / line["median_s"] for line in cold), default=None)
+    flop_per_s = max((line["flop"] / line["median_s"] for line in measured.of_kind("matmul")), default=None)
+    put("hbm_bandwidth", bytes_per_s, "fastest read or copy of buffers that the last cache cannot hold")
+    note = f"fastest matmul in {dtype}; what the device could do at most is not known"
+    for multiplied in dict.fromkeys(("bf16", dtype)):
+        put(f"flop_{multiplied}", flop_per_s, note)
+    put("l2", header.get("last_cache_bytes"), "as the system reports its last cache")
+    put("hbm_capacity", header.get("memory_bytes"), "as the system reports it")
+    put(
+        "sm_count",
+        header.get("threads") if cpu else header.get("sm_count"),
+        "threads" if cpu else "as PyTorch reports it",
+    )
+    put("shared_memory_per_sm", header.get("shared_memory_per_sm_bytes"), "as PyTorch reports it")
     put("tdp", header.get("power_limit_w"), "power limit")
-    for key, kind in (("hbm_bandwidth", "read"), (f"flop_{header['dtype']}", "matmul")):
-        if key not in figures:
-            figures[key] = Figure(value=generic.figures[key].value, source=estimate, note=f"no {kind} was measured")
-    figures.setdefault("flop_bf16", Figure(value=generic.figures["flop_bf16"].value, source=estimate))
     threads = f", {header['threads']} thread{'s' if header['threads'] > 1 else ''}" if cpu else ""
     return GpuFile(
         name=name, title=f"{header['device']}{threads}", vendor="generic", family="cpu" if cpu else f"{name} only",

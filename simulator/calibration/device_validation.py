@@ -6,7 +6,7 @@ kernels, steps and drafts, in which they had no part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -226,9 +226,44 @@ def _notes(profile: DeviceProfile) -> list[str]:
         notes.append("The device is not among the bundled profiles.")
     if profile.measured.header.get("toy"):
         notes.append("Toy shapes: they check that everything works, their speeds mean nothing.")
+    notes += [
+        *map(_acceptance, profile.measured.of_kind("acceptance")),
+        *map(_divergence, profile.measured.of_kind("divergence")),
+    ]
     limit = interval_factor(profile.spread.get("step", 0.0))
     notes.append(f"A step's 90 % interval is a factor of {limit:.2f} either way.")
     return notes
+
+
+def _acceptance(line: Mapping[str, Any]) -> str:
+    """What a real pair accepted: not predicted, but to be replayed."""
+    rates = ", ".join(
+        f"{rate:.2f} ({n})"
+        for rate, n in zip(line["acceptance_by_depth"], line["rounds_by_depth"], strict=True)
+        if rate is not None
+    )
+    quartiles = " to ".join(f"{line[f'tokens_per_round_{name}']:.2f}" for name in ("q1", "q3"))
+    drafter = {"small": line["draft_model"], "ngram": "n-gram look-up", "early_exit": "its own first layers"}[
+        line["drafter"]
+    ]
+    return (
+        f"Real acceptance of {line['model']} with {drafter}, {line['text'].replace('_', '-')} text: {line['tokens_per_round']:.2f} "
+        f"tokens per round (middle half of {line['requests']} requests: {quartiles}); by depth, of so many rounds: {rates}; "
+        f"{line['repeated_share']:.0%} of 12-grams repeated."
+    )
+
+
+def _divergence(line: Mapping[str, Any]) -> str:
+    margins = ", ".join(f"{margin:.3g}" for margin in sorted(line["margins"]))
+    return (
+        f"Greedy output with γ = {line['gamma']} against plain greedy output, {line['weights']} {line['model']}: "
+        f"{line['diverged']} of {line['sequences']} sequences differ"
+        + (
+            f", first at margins of {margins} between the two best logits (median of all: {line['median_margin']:.3g})."
+            if margins
+            else "."
+        )
+    )
 
 
 def _labels(rows: PassRows, kind: str) -> dict[str, NDArray[Any]]:

@@ -12,15 +12,12 @@ Nothing of the result is fitted. Where something is drawn, several draws show ho
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import PrivateAttr
 
 from simulator.calibration.comparison import Comparison, Quantity, Validation
 from simulator.calibration.server_record import METRICS, RATES, SGLANG, VLLM, ServerResult, Statistic
@@ -28,10 +25,10 @@ from simulator.errors import InputError
 from simulator.randomness import STREAM_OUTPUT_TOKENS, STREAM_PROMPT_TOKENS, uniform_array
 from simulator.records import validate
 from simulator.scenario import Scenario
-from simulator.serving.lengths import Constant, FloatArray, IntArray, Lengths
+from simulator.serving.lengths import Constant, FloatArray, IntArray
 from simulator.serving.metrics import request_metrics
 from simulator.serving.simulation import Progress, Run, simulate
-from simulator.serving.traffic import ClosedLoop, Gamma, Trace, generate
+from simulator.serving.traffic import Gamma, Requests, generate
 
 BASIS = "not fitted on"
 DRAWS = 5
@@ -66,16 +63,6 @@ class _Sent:
     """None in a closed loop, where the answers decide."""
     lead_s: float
     """From the client's start to its first request."""
-
-
-class _Recorded(Lengths):
-    """Lengths that are not drawn: request i has the i-th recorded ones."""
-
-    _tokens: tuple[IntArray, IntArray] = PrivateAttr()
-
-    def draw(self, u_prompt: FloatArray, u_output: FloatArray) -> tuple[IntArray, IntArray]:
-        """The recorded lengths, whatever the luck."""
-        return self._tokens
 
 
 def compare_server(
@@ -210,22 +197,15 @@ def _arrivals(result: ServerResult, n: int, seed: int) -> FloatArray:
 
 
 def _simulated(scenario: Scenario, plan: _Plan, sent: _Sent, seed: int, progress: Progress | None) -> Run:
-    changed = {"seed": seed, "warmup": 0.0}
-    if sent.arrival_s is None:
-        lengths = _Recorded.model_validate({"prompt": 1, "output": 1})
-        lengths._tokens = (sent.prompt_tokens, sent.output_tokens)
-        n = len(sent.prompt_tokens)
-        traffic = ClosedLoop(kind="closed-loop", users=plan.users, think_time_s=0.0, requests=n, lengths=lengths)
-        return simulate(scenario.model_copy(update={**changed, "traffic": traffic}), progress).main
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "requests.jsonl"
-        rows = zip(sent.arrival_s.tolist(), sent.prompt_tokens.tolist(), sent.output_tokens.tolist(), strict=True)
-        names = ("arrival_s", "prompt_tokens", "output_tokens")
-        path.write_text(
-            "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows), encoding="utf-8"
-        )
-        trace = Trace(kind="trace", path=str(path), format="jsonl")
-        return simulate(scenario.model_copy(update={**changed, "traffic": trace}), progress).main
+    n = len(sent.prompt_tokens)
+    arrival_s, think_s = sent.arrival_s, None
+    if arrival_s is None:
+        arrival_s, think_s = np.where(np.arange(n) < plan.users, 0.0, np.nan), np.zeros(n)
+    requests = Requests(
+        arrival_s, sent.prompt_tokens, sent.output_tokens, np.arange(n), think_s, 0 if think_s is None else plan.users, n, {},
+        "the benchmark's requests",
+    )  # fmt: skip
+    return simulate(scenario.model_copy(update={"seed": seed, "warmup": 0.0}), progress, requests=requests).main
 
 
 def _in_order(statistics: Sequence[Statistic]) -> list[Statistic]:
