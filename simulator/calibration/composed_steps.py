@@ -36,15 +36,16 @@ class Steps:
     """Of the table's own rows."""
 
     def predicted_s(self, matmul: Problem, attention: Problem, fits: tuple[Values, Values]) -> FloatArray:
-        """The same kernels as these parameters of matmul and decode attention price them [steps]."""
+        """The same kernels as these parameters of matmul and decode attention price them, all occurrences of each
+        together; attention comes last [steps, kernels + 1]."""
         m, times = np.repeat(self.batch, len(self.kernels)), np.array(list(self.kernels.values()), float)
         n, k = (np.tile([float(matrix[i]) for matrix in self.kernels], len(self.batch)) for i in (0, 1))
-        seconds = matmul.predict(fits[0], {"m": m, "n": n, "k": k}).reshape(len(self.batch), -1) @ times
+        seconds = matmul.predict(fits[0], {"m": m, "n": n, "k": k}).reshape(len(self.batch), -1) * times
         one = np.ones(len(self.batch))
         heads, kv_heads, head_dim = (value * one for value in self.share.heads)
         rows = {"sequences": self.batch, "new_tokens": one, "keys": self.context_tokens, "heads": heads,
                 "kv_heads": kv_heads, "head_dim": head_dim}  # fmt: skip
-        return np.asarray(seconds + self.share.layers * attention.predict(fits[1], rows))
+        return np.column_stack([seconds, self.share.layers * attention.predict(fits[1], rows)])
 
 
 def steps_of(model: str, matmul: Columns, attention: Columns) -> list[Steps]:
@@ -85,16 +86,28 @@ def kernels_of(share: Share, table: set[Matrix]) -> dict[Matrix, int] | None:
 
 
 def step_comparison(
-    steps: Sequence[Steps], matmul: Problem, attention: Problem, fits: tuple[Values, Values], name: str, basis: str
+    steps: Sequence[Steps],
+    matmul: Problem,
+    attention: Problem,
+    fits: tuple[Values, Values],
+    spreads: tuple[float, float],
+    name: str,
+    basis: str,
 ) -> Comparison:
-    """All `steps` of one model as one comparison, told apart by GPUs, batch and context."""
+    """All `steps` of one model as one comparison, told apart by GPUs, batch and context.
+
+    `spreads` are those of single matmuls and of decode attention. A step is claimed to be as uncertain as a sum of kernels
+    whose errors are independent: what `uncertainty` claims of every step.
+    """
     labels = {
         "gpus": np.concatenate([np.full(len(s.batch), s.share.tp) for s in steps]),
         "batch": np.concatenate([s.batch for s in steps]),
         "context_tokens": np.concatenate([s.context_tokens for s in steps]),
     }
     measured = np.concatenate([s.measured_s for s in steps])
-    predicted = np.concatenate([s.predicted_s(matmul, attention, fits) for s in steps])
+    kernels_s = [s.predicted_s(matmul, attention, fits) for s in steps]
+    predicted = np.concatenate([parts_s.sum(axis=1) for parts_s in kernels_s])
+    log_sd = np.concatenate([_independent(parts_s, spreads) for parts_s in kernels_s])
     parts = []
     for s in steps:
         wanted, own = {*s.share.matmuls, s.share.head}, labels["gpus"] == s.share.tp
@@ -106,7 +119,14 @@ def step_comparison(
         f"Mean error and, in brackets, how many of the matrices are in the table as they are: {', '.join(parts)}. The others "
         "are done in blocks that it holds, the LM head with up to 3 % more columns, on both sides alike."
     )
-    return Comparison(name, measured, predicted, basis, labels, note=note)
+    return Comparison(name, measured, predicted, basis, labels, log_sd, note)
+
+
+def _independent(kernels_s: FloatArray, spreads: tuple[float, float]) -> FloatArray:
+    """Standard deviation of the logarithm of a sum of kernels with independent errors [steps]."""
+    log_sd = np.full(kernels_s.shape[1], spreads[0])
+    log_sd[-1] = spreads[1]
+    return np.asarray(np.sqrt(((kernels_s * log_sd) ** 2).sum(axis=1)) / kernels_s.sum(axis=1))
 
 
 def _keys(columns: Columns, names: Sequence[str]) -> list[tuple[int, ...]]:

@@ -86,8 +86,7 @@ def _measured_profile(measured: Measurements, name: str) -> GpuFile:
 
     def put(key: str, value: float | None, note: str) -> None:
         if value:
-            exact = value if isinstance(value, int) else float(f"{value:.5g}")
-            figures[key] = Figure(value=exact, source="measured", note=note)
+            figures[key] = Figure(value=_with_unit(value, _DIMENSION[key]), source="measured", note=note)
 
     cold = [line for line in measured.of_kind("read", "copy") if line["cache"] == "cold"]
     bytes_per_s = max((line["moved_bytes"] / line["median_s"] for line in cold), default=None)
@@ -110,6 +109,13 @@ def _measured_profile(measured: Measurements, name: str) -> GpuFile:
         name=name, title=f"{header['device']}{threads}", vendor="generic", family="cpu" if cpu else f"{name} only",
         node_link=generic.node_link, host_link=generic.host_link, gpus_per_node=1, sources=sources, figures=figures,
     )  # fmt: skip
+
+
+def _with_unit(value: float, dimension: str) -> str | float:
+    """As a profile is written by hand: "32.731 GB/s", whole numbers of bytes in full."""
+    if dimension == "tokens":
+        return int(value)
+    return f"{value} B" if isinstance(value, int) and dimension == "bytes" else units.show(value, dimension, 5)
 
 
 def conditions(measured: Measurements) -> str:

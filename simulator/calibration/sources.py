@@ -73,29 +73,30 @@ def kind_of(path: Path) -> Kind:
     return "measurements" if _is_header(path) else "server"
 
 
-def profile_from(path: Path, name: str, options: Options, date: str | None = None) -> tuple[str, Validation]:
+def profile_from(path: Path, name: str, options: Options, date: str | None = None) -> tuple[str, Sequence[Validation]]:
     """The profile that `path` calibrates, as YAML, and how well it does on what its fit did not see."""
     kind = kind_of(path)
     if kind in ("measurements", "points"):
         profile = DeviceProfile.of(_measurements(path, kind, options), name)
-        return profile.text(), validate_device(profile)
+        return profile.text(), [validate_device(profile)]
     if kind not in CALIBRATING:
         raise InputError(
             "source", str(path), f"hold times of kernels or steps to calibrate from; it is of kind {kind!r}"
         )
     gpu = load_gpu(_needed_gpu(path, options))
     date = date or datetime.date.today().isoformat()
+    found: Sequence[Validation]
     if kind == "layers":
-        file, validation = layer_timings.calibrate(path, gpu, date=date), validate_layers(path, gpu)
+        file, found = layer_timings.calibrate(path, gpu, date=date), [validate_layers(path, gpu)]
     else:
         link = load_link(options.link or gpu.node_link)
-        file, validation = fit.calibrate(path, gpu, link, date=date), validate_tables(path, gpu, link)
+        file, found = fit.calibrate(path, gpu, link, date=date), validate_tables(path, gpu, link)
     calibration = file.model_copy(update={"name": name}).model_dump(mode="json", exclude_none=True)
     text = yaml.safe_dump(
         {"gpu": gpu.name, "calibration": calibration}, sort_keys=False, allow_unicode=True, width=120,
         default_flow_style=None,
     )  # fmt: skip
-    return str(text), validation
+    return str(text), found
 
 
 def validations_of(path: Path, options: Options) -> Sequence[Validation]:
@@ -117,7 +118,7 @@ def validations_of(path: Path, options: Options) -> Sequence[Validation]:
     gpu = load_gpu(_needed_gpu(path, options))
     if kind == "layers":
         return [validate_layers(path, gpu)]
-    return [validate_tables(path, gpu, load_link(options.link or gpu.node_link))]
+    return validate_tables(path, gpu, load_link(options.link or gpu.node_link))
 
 
 def _measurements(path: Path, kind: Kind, options: Options) -> Measurements:

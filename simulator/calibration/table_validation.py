@@ -41,32 +41,59 @@ LABELS = {"m": "tokens"}
 Mask = NDArray[np.bool_]
 
 
-def validate_tables(folder: Path, gpu: Gpu, link: Link | None = None, *, seed: int = 0) -> Validation:
-    """Everything the kernel tables of `gpu` in `folder` say about its fits; collectives over `link`, the GPU's node link
-    unless given. Takes about 20 s. Raises InputError when a table is missing or holds no usable row."""
+def validate_tables(folder: Path, gpu: Gpu, link: Link | None = None, *, seed: int = 0) -> list[Validation]:
+    """Everything the kernel tables of `gpu` in `folder` say about its fits, in four parts: kernels, whole decode steps,
+    tables looked up instead, and a dozen rows on top of another GPU's fit.
+
+    Collectives over `link`, the GPU's node link unless given. Takes about 20 s. Raises InputError when a table is missing
+    or holds no usable row.
+    """
     link = link or load_link(gpu.node_link)
     tables = fit.read_tables(folder, gpu)
     problems = fit.table_problems(tables, gpu, link, seed)
     unseen = {kind: fit.held_out_rows(kind, problem, seed) for kind, problem in problems.items()}
-    comparisons = [
-        *_matmuls(problems["matmul"], unseen["matmul"]),
-        *_by_look_up(problems["matmul"], unseen["matmul"], gpu, seed),
-        *_attention(problems, unseen),
-        *_collectives(problems, unseen, link),
-    ]
     by_model, steps = _by_model(problems, unseen, seed)
-    comparisons += by_model + steps + few_rows_comparisons(problems["matmul"], gpu, _other_gpus(gpu), seed=seed)
-    return Validation(
+    kernels = Validation(
         title=f"Kernel tables of {gpu.title}",
         subject=f"fits of kernel times on {gpu.title}, collectives over {link.title}",
         conditions=[
             ("source", SOURCE),
             *((kind.replace("_", " "), rows_text(table)) for kind, table in tables.items()),
         ],
-        comparisons=comparisons,
+        comparisons=[
+            *_matmuls(problems["matmul"], unseen["matmul"]), *_attention(problems, unseen), *_collectives(problems, unseen, link),
+            *by_model,
+        ],
         roof=kernel_roof({kind: tables[kind].columns for kind in ROOF_POINTS}, gpu, seed),
-        notes=_notes(tables, unseen, gpu, steps),
-    )
+        notes=_notes(tables, unseen, gpu),
+    )  # fmt: skip
+    source = [("source", SOURCE)]
+    return [
+        kernels,
+        Validation(
+            title=f"Whole decode steps on {gpu.title}, composed",
+            subject="sums of fitted kernels against sums of the tables' own rows",
+            conditions=source,
+            comparisons=steps,
+            notes=[_STEPS_NOTE if steps else _NO_STEPS_NOTE],
+        ),
+        Validation(
+            title=f"Tables looked up instead, {gpu.title}",
+            subject="interpolation between the other rows, beside the formula at the same points",
+            conditions=source,
+            comparisons=_by_look_up(problems["matmul"], unseen["matmul"], gpu, seed),
+        ),
+        Validation(
+            title=f"A dozen rows of {gpu.title}, the rest from another GPU",
+            subject="matmul fits of other GPUs, as they are and with a dozen rows of this one",
+            conditions=source,
+            comparisons=few_rows_comparisons(problems["matmul"], gpu, _other_gpus(gpu), seed=seed),
+        ),
+    ]
+
+
+_STEPS_NOTE = "Steps are sums of matmuls and attention: no elementwise kernels, no collectives, on either side."
+_NO_STEPS_NOTE = "No whole step could be composed: the tables lack rows of the models' matrices or head shapes."
 
 
 def _matmuls(problem: Problem, unseen: HeldOut) -> list[Comparison]:
@@ -139,14 +166,17 @@ def _by_model(
             "decode attention of a new model", decode, unseen["decode_attention"], decode_rows, decode_fits, (every,)
         ),
     ]
+    spreads = (unseen["matmul"].spread(), unseen["decode_attention"].spread())
     on_all = (solve(matmul, seed).values, solve(decode, seed).values)
     steps = []
     for model, made in every_step.items():
         if made:
             name, fits = f"decode step of {model}, composed", (matmul_fits[model], decode_fits[model])
             basis = "kernels fitted without its matrices and head shapes"
-            steps.append(step_comparison(made, matmul, decode, fits, name, basis))
-            steps.append(step_comparison(made, matmul, decode, on_all, name, "fitted on all rows of the tables"))
+            steps.append(step_comparison(made, matmul, decode, fits, spreads, name, basis))
+            steps.append(
+                step_comparison(made, matmul, decode, on_all, spreads, name, "fitted on all rows of the tables")
+            )
     return [c for c in found if c is not None], steps
 
 
@@ -192,7 +222,7 @@ def _other_gpus(gpu: Gpu) -> dict[str, dict[str, float]]:
     """Matmul parameters of every other GPU that was fitted on kernel tables."""
     found = {}
     for name in catalog.names("calibration"):
-        file = read_record(CalibrationFile, catalog.locate("calibration", name))
+        file = read_record(CalibrationFile, catalog.locate("calibration", name), "calibration")
         if file.kind == "fitted" and file.source == SOURCE and gpu.name not in file.gpus:
             found[name] = dict(load_efficiency(gpu, calibration=name).matmul._asdict())
     return found
@@ -249,9 +279,7 @@ def kernel_roof(columns: Mapping[str, Columns], gpu: Gpu, seed: int = 0) -> Roof
     return Roof(gpu.hbm_bytes_per_s, gpu.peak_flop_per_s("bf16"), "datasheet", *parts)
 
 
-def _notes(
-    tables: Mapping[str, Table], unseen: Mapping[str, HeldOut], gpu: Gpu, steps: Sequence[Comparison]
-) -> list[str]:
+def _notes(tables: Mapping[str, Table], unseen: Mapping[str, HeldOut], gpu: Gpu) -> list[str]:
     found = []
     for kind in ROOF_POINTS:
         _, moved_bytes = _work(kind, tables[kind].columns)
@@ -262,9 +290,4 @@ def _notes(
             f"loop finds them in L2, which the form models, so they stay in. Without them the mean error is {within:.1%}."
         )
     found.append("Rows faster than the datasheet's peak FLOP/s are left out; the conditions count them.")
-    found.append("Composed decode steps are sums of matmuls and attention: no elementwise kernels, no collectives.")
-    if not steps:
-        found.append(
-            "No whole decode step could be composed: the tables lack rows of the models' matrices or head shapes."
-        )
     return found

@@ -87,9 +87,13 @@ def test_a_step_is_the_sum_of_its_kernels():
     )  # fmt: skip
     slower = Problem(matmul, matmul["n"], {}, {}, lambda values, c: values["a"] * c["m"])
     decode = Problem(attention, attention["heads"], {}, {}, lambda values, c: values["a"] * c["keys"])
-    found = step_comparison([steps], slower, decode, ({"a": 2e-6}, {"a": 1e-9}), "steps", "held out")
+    found = step_comparison([steps], slower, decode, ({"a": 2e-6}, {"a": 1e-9}), (0.03, 0.04), "steps", "held out")
     expected = 130 * steps.batch * 1e-6 / steps.measured_s
     assert found.errors == pytest.approx(expected)
+    # Four matmuls of 64 µs a row and one of 4 µs, attention of 32 ns a key: independent errors add up in squares.
+    b, c = steps.batch * 1e-6, steps.context_tokens * 1e-9
+    variance = 0.03**2 * (4 * (64 * b) ** 2 + (4 * b) ** 2) + 0.04**2 * (32 * c) ** 2
+    assert found.log_sd == pytest.approx(np.sqrt(variance) / (260 * b + 32 * c))
     assert "4 GPUs" in found.note
     assert "(4 of 5)" in found.note
 
