@@ -1,6 +1,6 @@
 """Small serving runs of the reference decoder, simulated: the same requests at the same times, under that engine's rules.
 
-What is accepted was forced at random there and is drawn at random here, so speculative runs are simulated several times.
+What was accepted there, round by round, is replayed; a file without it is simulated several times on its α.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from simulator.quantization import Quantization
 from simulator.scenario import load_scenario
 from simulator.serving.simulation import Run, simulate
 from simulator.serving.traffic import Requests
+from simulator.speculation.acceptance import RecordedAcceptance
 from simulator.speculation.drafters import Drafter
+from simulator.speculation.recording import recording_of
 from simulator.uncertainty import Interval, log_sds
 
 if TYPE_CHECKING:
     from simulator.architecture import Decoder
 
 DRAWS = 8
-"""Simulations of one speculative run, whose luck differs; their mean is the prediction."""
+"""Simulations of a speculative run whose luck is not recorded; their mean is the prediction."""
 FIGURES = {
     "tokens_per_s": ("output", "tokens/s"),
     "median_s": ("median TPOT", "s"),
@@ -68,7 +70,8 @@ def serving_quantities(
 
 
 def _mean(line: Mapping[str, Any], deployment: Deployment) -> dict[str, float]:
-    runs = [_simulated(line, deployment, seed) for seed in range(DRAWS if line["gamma"] else 1)]
+    drawn = line["gamma"] and "accepted_by_request" not in line
+    runs = [_simulated(line, deployment, seed) for seed in range(DRAWS if drawn else 1)]
     return {name: float(np.mean([_figures(run)[name] for run in runs])) for name in FIGURES}
 
 
@@ -97,7 +100,10 @@ def _simulated(line: Mapping[str, Any], deployment: Deployment, seed: int) -> Ru
     }  # fmt: skip
     if line["gamma"]:
         scenario["speculation"] = {"draft": line["draft_model"], "gamma": line["gamma"], "acceptance": line["alpha"]}
-    return simulate(load_scenario(scenario), requests=traffic, deployment=deployment).main
+    law = None
+    if line["gamma"] and "accepted_by_request" in line:
+        law = RecordedAcceptance.of(recording_of(line, "the run's own rounds"))
+    return simulate(load_scenario(scenario), requests=traffic, deployment=deployment, acceptance=law).main
 
 
 def _deployment(

@@ -61,7 +61,9 @@ class SpeculateResult:
         chosen = {batch: self.shown_gamma(batch) for batch in self.batches}
 
         def speedups(deployment: Deployment) -> dict[str, float]:
-            cells = {b: _cell(deployment, self.acceptance, self.context_tokens, gamma, b) for b, gamma in chosen.items()}
+            cells = {
+                b: _cell(deployment, self.acceptance, self.context_tokens, gamma, b) for b, gamma in chosen.items()
+            }
             return {str(batch): cell.speedup for batch, cell in cells.items()}
 
         found = intervals(self.deployment, speedups)

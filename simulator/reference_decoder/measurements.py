@@ -37,7 +37,9 @@ round      model, drafter (plain, small, early_exit, tree),            tokens_pe
            graphs; exit_layers, widths (children by depth)
 serving    model, drafter, draft_model, gamma, alpha, load (share of   times are of TPOT over requests; rate_per_s,
            the plain capacity), requests, max_batch, prompt_tokens,    tokens_per_s, ttft_median_s, ttft_p99_s, duration_s,
-           output_tokens, graphs                                       and lists by request and by pass (see `batcher`)
+           output_tokens, graphs                                       and lists by request and by pass (see `batcher`); with
+                                                                       drafts also accepted_by_request and drafted_by_request,
+                                                                       by round
 acceptance model (the target of a trained pair, see `pair`), drafter   accepted_by_request, drafted_by_request (of each
            (small, early_exit, ngram), draft_model, gamma (drafted in  request a list with one number per round: enough to
            every round), text (greedy, sampled: the target's output;   replay it), acceptance_by_depth (conditional: given

@@ -220,7 +220,10 @@ class Probe:
             "finished_s": _rounded([s.finished_s for s in run.served]), "output_lengths": tokens,
             "prefill_s": _rounded(run.prefill_s), "round_s": _rounded(run.round_s), "round_rows": run.round_rows,
             "round_tokens": run.round_tokens,
-        } | Timing.of([s.tpot_s for s in run.served]).fields()  # fmt: skip
+        } | ({} if point["drafter"] == "plain" else {
+            "accepted_by_request": [s.row.accepted for s in run.served],
+            "drafted_by_request": [s.row.drafted for s in run.served],
+        }) | Timing.of([s.tpot_s for s in run.served]).fields()  # fmt: skip
 
     def _acceptance(self, point: Point) -> dict[str, Any]:
         pair, gamma, graphs = self._pair(point["model"]), point["gamma"], point["graphs"]

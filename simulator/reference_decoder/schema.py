@@ -87,6 +87,8 @@ class Kind:
     """Fields of the point that only some have."""
     needs: Sequence[tuple[str, str, str]] = ()
     """Which: a field, its value, and the field that this value asks for."""
+    extra: Mapping[str, Rule] = field(default_factory=dict)
+    """Results that only some have."""
     timed: bool = True
     """Has the times of repeated work."""
     check: Callable[[Json], str | None] = lambda line: None
@@ -192,6 +194,7 @@ KINDS: dict[str, Kind] = {
             **dict.fromkeys(("first_token_s", "finished_s", "prefill_s", "round_s"), _list_of(AMOUNT)),
             **dict.fromkeys(("output_lengths", "round_rows", "round_tokens"), _list_of(COUNT)),
         },
+        extra=dict.fromkeys(("accepted_by_request", "drafted_by_request"), _list_of(_list_of(WHOLE))),
         check=_serving,
     ),
     "acceptance": Kind(
@@ -261,7 +264,9 @@ def line_fault(line: Json) -> str | None:
             return f"{needed} is missing, which {name}={value!r} needs"
     if "skipped" in line:
         return _fields_fault(line, {"skipped": TEXT})
-    fault = _fields_fault(line, {**(TIMES if kind.timed else {}), **kind.results, **_present(line, QUIET)})
+    fault = _fields_fault(
+        line, {**(TIMES if kind.timed else {}), **kind.results, **_present(line, {**kind.extra, **QUIET})}
+    )
     if fault is not None:
         return fault
     for low, high in pairwise(SPREAD) if kind.timed else ():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from simulator.cost.forward import AttentionKind, FastTables
 from simulator.cost.roofline import AttentionRates
 from simulator.serving import state
+from simulator.serving.compiled import interrupted_afterwards
 from simulator.serving.traffic import Requests
 
 Progress = Callable[[int, int], None]
@@ -107,7 +108,8 @@ def compile_step_loop() -> None:
     config = state.records(state.CONFIG, 1)
     config[0].max_sequences = 1
     model = StepModel(config, tables, tables, np.ones((1, 1)), np.zeros(1, dtype=np.int64))
-    Replica(model, state.records(state.REQUEST, 1)).advance(0.0)
+    with interrupted_afterwards():
+        Replica(model, state.records(state.REQUEST, 1)).advance(0.0)
 
 
 def _packed(tables: FastTables) -> tuple[Any, ...]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -36,6 +39,22 @@ def compiled(function: F) -> F:
         return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
     finally:
         config.CACHE_DIR = before
+
+
+@contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """Holds Ctrl-C back until the block has ended: pressed while LLVM compiles, it would be lost in one of its callbacks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def is_cold() -> bool:

@@ -79,11 +79,12 @@ def simulate(
     *,
     requests: Requests | None = None,
     deployment: Deployment | None = None,
+    acceptance: Acceptance | None = None,
 ) -> SimulationResult:
     """Simulates `scenario`; with speculation also without it, on the same requests and the same random numbers.
 
     `requests` take the place of the scenario's traffic (those of a recorded run, or of another simulation), `deployment`
-    that of the deployment it names. Raises MemwallError where the deployment does not fit or no request can be served.
+    that of the deployment it names, `acceptance` that of the law it states. Raises MemwallError where the deployment does not fit or no request can be served.
     """
     deployment = deployment or scenario.deployment()
     own, limit = deployment.target.decoder.max_context_tokens, scenario.max_context_tokens
@@ -95,7 +96,7 @@ def simulate(
     traffic = requests or generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
     variants: list[tuple[str, Deployment, int, Acceptance | None]] = [("plain", deployment.plain(), 0, None)]
     if scenario.speculation is not None:
-        law = acceptance_of(scenario, deployment)
+        law = acceptance or acceptance_of(scenario, deployment)
         variants.insert(0, ("speculation", deployment, scenario.speculation.gamma, law))
     runs = [_run(scenario, traffic, *variant, progress) for variant in variants]
     return SimulationResult(scenario, deployment, traffic, tuple(runs))

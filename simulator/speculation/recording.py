@@ -12,7 +12,7 @@ files); or one JSON document, which is such an object. Its fields:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,7 @@ class Replay(Record):
             listed = "; ".join(_label(data) or at for data, at in (fitting or found)[:6])
             rule = f"name exactly one of {len(found)} recordings by drafter, text and gamma ({listed})"
             raise InputError("replay", wanted or "(any)", rule, where=str(path))
-        return _recording(*fitting[0])
+        return recording_of(*fitting[0])
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,12 @@ def _json(text: str) -> Any:
         return None
 
 
-def _label(data: dict[str, Any]) -> str:
+def _label(data: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={data[name]}" for name in _CHOICE if name in data)
 
 
-def _recording(data: dict[str, Any], at: str) -> Recording:
+def recording_of(data: Mapping[str, Any], at: str) -> Recording:
+    """The recording in an object with the fields above; `at` names it in errors. Raises InputError."""
     accepted = _counts(data, "accepted_by_request", at)
     gamma = data.get("gamma")
     if isinstance(gamma, bool) or not isinstance(gamma, int) or not 1 <= gamma <= MOST_DRAFTS:
@@ -177,7 +178,7 @@ def _recording(data: dict[str, Any], at: str) -> Recording:
     )  # fmt: skip
 
 
-def _counts(data: dict[str, Any], name: str, at: str) -> list[list[int]]:
+def _counts(data: Mapping[str, Any], name: str, at: str) -> list[list[int]]:
     rows = data[name]
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise InputError(name, type(rows).__name__, "be a list of lists of counts, one per request", where=at)
