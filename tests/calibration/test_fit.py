@@ -195,7 +195,9 @@ def test_real_tables_meet_the_errors_written_down(kernels):
     again = fit.calibrate(kernels, H100, load_link(H100.node_link), date="2026-11-23")
     for kind, documented in FITTED.typical_error.items():
         assert again.typical_error[kind] <= 1.2 * documented
-    for kind, documented in read_record(CalibrationFile, catalog.locate("calibration", "h100-sxm"), "calibration").spread.items():
+    for kind, documented in read_record(
+        CalibrationFile, catalog.locate("calibration", "h100-sxm"), "calibration"
+    ).spread.items():
         assert again.typical_error[kind] <= again.spread[kind] <= 1.2 * documented
     for name, parameter in again.matmul.items():
         assert parameter.value == pytest.approx(getattr(FITTED.matmul, name), rel=0.05)

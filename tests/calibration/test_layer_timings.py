@@ -151,7 +151,9 @@ def test_real_timings_meet_the_errors_written_down(memwall_data):
     again = layer_timings.calibrate(source, GPU, date="2026-11-23")
     for kind, documented in TRUTH.typical_error.items():
         assert again.typical_error[kind] <= 1.2 * documented
-    for kind, documented in read_record(CalibrationFile, catalog.locate("calibration", "rtx-4090"), "calibration").spread.items():
+    for kind, documented in read_record(
+        CalibrationFile, catalog.locate("calibration", "rtx-4090"), "calibration"
+    ).spread.items():
         assert again.spread[kind] <= 1.2 * documented
         assert again.spread[kind] >= again.typical_error[kind]  # a root mean square is no less than a mean
     assert again.matmul["bandwidth"].value == pytest.approx(TRUTH.matmul.bandwidth, rel=0.02)

@@ -13,9 +13,14 @@ from simulator.serving.compiled import interrupted_afterwards
 def test_an_interrupt_waits_for_the_end_of_the_block():
     reached = []
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), interrupted_afterwards():
-        signal.raise_signal(signal.SIGINT)
-        reached.append(True)
+
+    def work():
+        with interrupted_afterwards():
+            signal.raise_signal(signal.SIGINT)
+            reached.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert reached
     assert signal.getsignal(signal.SIGINT) is before
 
