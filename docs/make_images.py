@@ -10,9 +10,13 @@ from pathlib import Path
 
 from plotly.graph_objects import Figure
 
-from simulator import AcceptanceConfig, decode, deploy, speculate
+from simulator import AcceptanceConfig, catalog, decode, deploy, speculate
+from simulator.calibration.device_profile import DeviceProfile
+from simulator.calibration.device_validation import validate_device
+from simulator.calibration.measured import read_measurements
 from simulator.figures.speedup import speedup_figure
 from simulator.figures.timeline import layers_figure
+from simulator.figures.validation import points_figure
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH_PX = 1000
@@ -30,6 +34,14 @@ def timeline() -> Figure:
     """The library and the desk: the first layers of a decode step at batch 1."""
     result = decode(deploy("llama-3.1-70b", "h100-sxm", tp=4), batch=1, context_tokens=2048)
     return layers_figure(result.timeline(), result.deployment.target.efficiency.label)
+
+
+def measured() -> Figure:
+    """README: a measured device's steps and rounds against predictions that had not seen them."""
+    path = catalog.root() / "hardware_profiles" / "measurements" / "epyc-9004-1-thread.jsonl"
+    validation = validate_device(DeviceProfile.of(read_measurements(path), path.stem))
+    unseen = [c for c in validation.comparisons if c.basis == "held out by model" or c.name.startswith("rounds")]
+    return points_figure(unseen, validation.subject)
 
 
 def photograph(figure: Figure, path: Path, chromium: str) -> None:
@@ -54,7 +66,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("no Chromium on the PATH")
-    for make in (speedup, timeline):
+    for make in (speedup, timeline, measured):
         photograph(make(), IMAGES / f"{make.__name__}.png", chromium)
 
 

@@ -219,7 +219,7 @@ def _conditions(profile: DeviceProfile) -> list[tuple[str, str]]:
 def _notes(profile: DeviceProfile) -> list[str]:
     notes = [f"{n} points were not measured: {why}." for why, n in profile.measured.skipped.items()]
     for kind, reasons in profile.measured.dropped.items():
-        notes += [f"{n} rows of kind {kind} are left out: {why}." for why, n in reasons.items()]
+        notes += [f"{n} {kind} measurement{'s' if n > 1 else ''} left out: {why}." for why, n in reasons.items()]
     if profile.measured.lost:
         notes.append(profile.measured.lost)
     if profile.file is None and bundled_gpu(str(profile.measured.header["device"])) is None:

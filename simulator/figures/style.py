@@ -43,7 +43,7 @@ BAND = "rgba(128,128,128,0.28)"
 REFERENCE = "rgba(128,128,128,0.9)"
 """Lines that mark a limit or break-even; seen on light and dark alike."""
 
-_TITLE_COLUMNS = 72
+_TITLE_COLUMNS, _TAG_COLUMNS = 72, 118
 
 
 def operator_colour(name: str) -> str:
@@ -90,10 +90,11 @@ def finish(figure: go.Figure, *, finding: str, tag: str, height: int = 420, leas
     `finding` is plain text and is escaped here.
     """
     title = "<br>".join(text(line) for line in textwrap.wrap(finding, _TITLE_COLUMNS))
-    lines = title.count("<br>") + 1
+    basis = "<br>".join(text(line) for line in textwrap.wrap(tag, _TAG_COLUMNS)) or text(tag)
+    lines = title.count("<br>") + basis.count("<br>") + 1
     figure.update_layout(
-        title={"text": f"{title}<br><span style='font-size:12px'>{text(tag)}</span>", "x": 0.0, "xanchor": "left",
-               "xref": "container", "pad": {"l": 12}, "font": {"size": 17}},
+        title={"text": f"{title}<br><span style='font-size:12px'>{basis}</span>", "x": 0.0, "xanchor": "left",
+               "xref": "container", "y": 0.97, "yanchor": "top", "yref": "container", "pad": {"l": 12}, "font": {"size": 17}},
         meta={"finding": finding, "tag": tag, "least_width": least_width},
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor=PAPER,
