@@ -94,7 +94,7 @@ def finish(figure: go.Figure, *, finding: str, tag: str, height: int = 420, leas
     lines = title.count("<br>") + basis.count("<br>") + 1
     figure.update_layout(
         title={"text": f"{title}<br><span style='font-size:12px'>{basis}</span>", "x": 0.0, "xanchor": "left",
-               "xref": "container", "y": 0.97, "yanchor": "top", "yref": "container", "pad": {"l": 12}, "font": {"size": 17}},
+               "xref": "container", "y": 0.95, "yanchor": "top", "yref": "container", "pad": {"l": 12}, "font": {"size": 17}},
         meta={"finding": finding, "tag": tag, "least_width": least_width},
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor=PAPER,
