@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from simulator import catalog
-from simulator.errors import InputError, UnknownName
 from simulator.cost.efficiency import load_efficiency
 from simulator.deployment import EngineChoice
+from simulator.errors import InputError, UnknownName
 from simulator.hardware import Gpu, GpuFile, load_gpu, load_link
 from simulator.records import read_record
 

@@ -29,8 +29,13 @@ from simulator.hardware import Gpu
 
 WEIGHTS = {"matmul": 1.0, "attention": 1.0, "step": 3.0, "draft": 1.0}
 """Of each kind of measurement, however many there are: steps are what a simulation is made of."""
-PRIOR_LOG_SD = 1.5
-"""How far a parameter may lie from where it starts, as a standard deviation of its logarithm: a factor of four and a half."""
+NOISE = 0.1
+"""Log error of one row that the form cannot help, to be weighed against the priors; between those of kernels and of steps."""
+PRIOR_LOG_SD = {"matmul": 0.3, "decode_attention": 1.0, "prefill_attention": 1.0, "elementwise": 1.5}
+"""How far a GPU's parameters may lie from its family's, as a standard deviation of their logarithms. Matmuls are the same
+library's; attention and elementwise kernels are other ones than those the family was fitted on."""
+CPU_PRIOR_LOG_SD = 1.5
+"""The same for a processor, whose starting values are guesses: a factor of four and a half."""
 LEAST_ROWS = 12
 """Fewest kernels and steps that a fit is made from."""
 OUTLIER = 0.1
@@ -145,17 +150,20 @@ class Data:
             rule = f"hold at least {LEAST_ROWS} times of steps, matmuls or attention"
             raise InputError("measurements", f"{len(self.steps)} steps and {kernels} kernels", rule, where=where)
 
-    def without(self, measured: Measurements, *, batch: int | None = None, model: str | None = None) -> Data:
-        """All but one batch size, or but one model with every kernel that has its shapes."""
+    def without(self, measured: Measurements, by: str, group: Any) -> Data:
+        """All but one ``batch`` size, but one ``model`` with every kernel that has its shapes, or but one ``matrix`` (n, k)."""
         matmul, attention, steps, drafts = self.matmul, self.attention, self.steps, self.drafts
-        if batch is not None:
-            steps = steps.where(steps.label("batch") != batch)
-            drafts = drafts.where(drafts.label("batch") != batch)
-            attention = _chosen(attention, attention["sequences"] != batch)
-        if model is not None:
-            steps = steps.where(steps.label("model") != model)
-            drafts = drafts.where(drafts.label("model") != model)
-            shape = measured.header[f"shape_of_{model}"]
+        if by == "matrix":
+            matmul = _chosen(matmul, (matmul["n"] != group[0]) | (matmul["k"] != group[1]))
+        if by in ("batch", "model"):
+            steps = steps.where(steps.label(by) != group)
+            drafts = drafts.where(drafts.label(by) != group)
+        if by == "batch":
+            attention = _chosen(attention, attention["sequences"] != group)
+        if by == "model":
+            a = measured.models[group]
+            shape = {"heads": a.attention.heads, "kv_heads": a.attention.kv_heads, "head_dim": a.attention.head_dim,
+                     "hidden": a.hidden_size, "width": a.layer_kinds[0].mlp.width, "vocab": a.vocab_size}  # fmt: skip
             rows = (shape["heads"] + 2 * shape["kv_heads"]) * shape["head_dim"]
             matrices = {
                 (rows, shape["hidden"]), (shape["hidden"], shape["heads"] * shape["head_dim"]),
@@ -179,7 +187,7 @@ class DeviceFit:
     logs: FloatArray
     """Logarithms of the fitted parameters, in the order of `layout.names`."""
     covariance: FloatArray
-    """Of `logs`: s²·(JᵀJ)⁻¹, with s² over all rows less the parameters, and the priors' rows in J."""
+    """Of `logs`: s²·(JᵀJ)⁻¹ over all rows and priors; rows of one shape are not independent, so take it as a lower bound."""
     success: bool
     message: str
     values: Mapping[str, Values] = field(default_factory=dict)
@@ -214,6 +222,9 @@ def solve(data: Data) -> DeviceFit:
         np.log([layout.bounds[section][name][i] for section, name in layout.names]) for i in range(3)
     )  # fmt: skip
     kinds = _kinds(data)
+    rows, weights = sum(len(measured_s) for _, measured_s, _ in kinds), sum(WEIGHTS[name] for name, _, _ in kinds)
+    cpu = data.gpu.family == "cpu"
+    prior_sd = np.array([CPU_PRIOR_LOG_SD if cpu else PRIOR_LOG_SD[section] for section, _ in layout.names])
 
     def residuals(logs: FloatArray) -> FloatArray:
         values = layout.values(logs)
@@ -221,13 +232,12 @@ def solve(data: Data) -> DeviceFit:
         parts = []
         for name, measured_s, predict in kinds:
             error = np.log(predict(kernels, host_s) / measured_s)
-            parts.append(_soften(error) * np.sqrt(WEIGHTS[name] / len(error)) * 10.0)
-        return np.concatenate([*parts, (logs - start) / PRIOR_LOG_SD * 0.1])
+            # All rows together count as many as they are, each kind by its weight.
+            parts.append(_soften(error) / NOISE * np.sqrt(rows * WEIGHTS[name] / (weights * len(error))))
+        return np.concatenate([*parts, (logs - start) / prior_sd])
 
     result = least_squares(residuals, start, bounds=(low, high), x_scale=1.0, diff_step=1e-4, max_nfev=60)
-    inverse = np.linalg.pinv(result.jac.T @ result.jac)
-    degrees = max(1, sum(len(measured) for _, measured, _ in kinds) - len(start))
-    covariance = inverse * float(np.sum(result.fun**2)) / degrees
+    covariance = np.linalg.pinv(result.jac.T @ result.jac) * float(np.mean(result.fun**2))
     return DeviceFit(layout, result.x, covariance, bool(result.success), str(result.message), layout.values(result.x))
 
 
@@ -320,16 +330,17 @@ class HeldOut:
 
 def held_out(measured: Measurements, data: Data, by: str) -> HeldOut:
     """Every step predicted by a fit that saw nothing of its batch size (``batch``), or of its model (``model``) and of the
-    kernels that have its shapes. A file with one group only has nothing to hold out."""
-    groups = sorted(set(data.steps.label(by)))
+    kernels that have its shapes. A file with one group only has nothing to hold out. By ``matrix``, for files of kernels
+    alone, every matmul is predicted without its matrix."""
+    groups = _matrices(data) if by == "matrix" else sorted(set(data.steps.label(by)))
     predicted = np.full(len(data.steps), np.nan)
     logs: dict[str, list[FloatArray]] = {}
     for group in groups if len(groups) > 1 else []:
-        seen = data.without(measured, **{by: group})
-        if not len(seen.steps):
+        seen = data.without(measured, by, group)
+        if by != "matrix" and not len(seen.steps):
             continue
         found = solve(seen)
-        unseen = data.steps.label(by) == group
+        unseen = data.steps.label(by) == group if by != "matrix" else np.zeros(len(data.steps), bool)
         chosen = data.steps.where(unseen)
         terms = terms_of(chosen, measured, data.gpu)
         if terms is not None:
@@ -338,6 +349,10 @@ def held_out(measured: Measurements, data: Data, by: str) -> HeldOut:
         for kind, log in _kernel_errors(data, seen, found.kernels).items():
             logs.setdefault(kind, []).append(log)
     return HeldOut(by, groups, predicted, {kind: np.concatenate(parts) for kind, parts in logs.items()})
+
+
+def _matrices(data: Data) -> list[tuple[float, float]]:
+    return sorted(set(zip(data.matmul["n"].tolist(), data.matmul["k"].tolist(), strict=True)))
 
 
 def _kernel_errors(data: Data, seen: Data, kernels: Kernels) -> dict[str, FloatArray]:

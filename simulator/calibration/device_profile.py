@@ -75,8 +75,8 @@ def _measured_profile(measured: Measurements, name: str) -> GpuFile:
     generic = read_record(GpuFile, catalog.locate("gpu", "cpu-generic" if cpu else "h100-sxm"))
     estimate = "generic"
     sources = {
-        "measured": Source(title=conditions(measured), date=str(header["date"])[:10], kind="measured"),
-        estimate: Source(title=f"As the bundled profile {generic.name}", date="2026-11-24", kind="estimate"),
+        "measured": Source(title=conditions(measured), date=measured.date, kind="measured"),
+        estimate: Source(title=f"As the bundled profile {generic.name}", date=measured.date, kind="estimate"),
     }
     dtype = str(header["dtype"])
     kept = ("hbm_bandwidth", "hbm_latency", "hbm_capacity", "l2", "shared_memory_per_sm", "sm_count", "clock", "tdp",
@@ -104,7 +104,8 @@ def _measured_profile(measured: Measurements, name: str) -> GpuFile:
     )
     put("shared_memory_per_sm", header.get("shared_memory_per_sm_bytes"), "as PyTorch reports it")
     put("tdp", header.get("power_limit_w"), "power limit")
-    threads = f", {header['threads']} thread{'s' if header['threads'] > 1 else ''}" if cpu else ""
+    count = header.get("threads") or 1
+    threads = f", {count} thread{'s' if count > 1 else ''}" if cpu else ""
     return GpuFile(
         name=name, title=f"{header['device']}{threads}", vendor="generic", family="cpu" if cpu else f"{name} only",
         node_link=generic.node_link, host_link=generic.host_link, gpus_per_node=1, sources=sources, figures=figures,
@@ -122,6 +123,8 @@ def conditions(measured: Measurements) -> str:
     """One line: the device and what measured it."""
     h = measured.header
     driver = f", driver {h['driver']}" if h.get("driver") else ""
+    if not h.get("torch"):  # a table of somebody's own timings
+        return f"{h['device']}{driver}, {h['dtype']}: {measured.path.name}"
     return f"memwall reference decoder on {h['device']}{driver}, torch {h['torch']}, {h['dtype']}: {measured.path.name}"
 
 
@@ -159,8 +162,10 @@ class DeviceProfile:
 
     @cached_property
     def held_out(self) -> Mapping[str, device_fit.HeldOut]:
-        """By whole batches and by whole models: what fits that did not see them predict."""
-        return {by: device_fit.held_out(self.measured, self.data, by) for by in ("batch", "model")}
+        """By whole batches and by whole models: what fits that did not see them predict. Where no step was measured, by
+        matrix."""
+        ways = ("batch", "model") if len(self.data.steps) else ("matrix",)
+        return {by: device_fit.held_out(self.measured, self.data, by) for by in ways}
 
     @cached_property
     def spread(self) -> Mapping[str, float]:
@@ -208,7 +213,7 @@ class DeviceProfile:
     @cached_property
     def calibration(self) -> CalibrationFile:
         """The fit as a calibration file."""
-        gpu, header = self.gpu, self.measured.header
+        gpu = self.gpu
         prior = load_efficiency(replace(gpu, name="(unmeasured)", profile=None))
         errors, spread = self._errors()
         kernels = self.fit.kernels
@@ -216,7 +221,7 @@ class DeviceProfile:
                 "step": len(self.data.steps), "draft": len(self.data.drafts)}  # fmt: skip
         return CalibrationFile(
             name=self.name, kind="fitted", gpus=(gpu.name,), family=f"{gpu.family}, {gpu.name} only",
-            source=conditions(self.measured), date=str(header["date"])[:10], note=self._note(),
+            source=conditions(self.measured), date=self.measured.date, note=self._note(),
             **{section: self._section(section, getattr(kernels, section)) for section in kernels._fields},
             all_reduce={name: Parameter(value=value) for name, value in prior.all_reduce._asdict().items()},
             rows={kind: Rows(used=n, dropped=dict(self.data.dropped.get(kind, {}))) for kind, n in used.items()},
@@ -251,6 +256,11 @@ class DeviceProfile:
         return parameters
 
     def _note(self) -> str:
+        if not len(self.data.steps):
+            return (
+                "Kernels alone. The error of matmuls is on matrices that a fit did not see; what was not measured is the "
+                "family's and keeps its error. Parameters without a standard error are set."
+            )
         how = "by the host's clock" if self.data.on_host_clock else "by device events, as replayed CUDA graphs"
         return (
             f"Steps timed {how}. Kernels, steps and drafts are fitted together; errors are on steps of whole batch sizes and "
@@ -275,7 +285,7 @@ class DeviceProfile:
     def engine_file(self) -> EngineFile:
         """The reference decoder's engine profile with this device's host times."""
         base = read_record(EngineFile, catalog.locate("engine", "reference"))
-        measured = Source(title=conditions(self.measured), date=str(self.measured.header["date"])[:10], kind="fitted")
+        measured = Source(title=conditions(self.measured), date=self.measured.date, kind="fitted")
         pass_s = self.host["pass"]
         times = {"host_step": self.host["step"], "host_draft_pass": pass_s,
                  "host_speculative_round": 0.0 if self.data.on_host_clock else pass_s}  # fmt: skip

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from simulator import units
 from simulator.calibration import device_fit
 from simulator.calibration.comparison import Comparison, Quantity, Roof, Validation
-from simulator.calibration.device_profile import DeviceProfile, bundled_gpu, conditions
+from simulator.calibration.device_profile import DeviceProfile, conditions
 from simulator.calibration.measured import PassRows
 from simulator.calibration.serving_runs import serving_quantities
 from simulator.uncertainty import interval_factor
@@ -46,7 +46,7 @@ def validate_device(profile: DeviceProfile) -> Validation:
 def _steps(profile: DeviceProfile) -> list[Comparison]:
     found = []
     data, log_sd = profile.data, profile.spread.get("step")
-    for by, name in HELD_OUT.items() if profile.given is None else ():
+    for by, name in HELD_OUT.items() if profile.given is None and len(data.steps) else ():
         predicted = profile.held_out[by].step_s
         known = np.isfinite(predicted)
         if known.any():
@@ -222,8 +222,6 @@ def _notes(profile: DeviceProfile) -> list[str]:
         notes += [f"{n} {kind} measurement{'s' if n > 1 else ''} left out: {why}." for why, n in reasons.items()]
     if profile.measured.lost:
         notes.append(profile.measured.lost)
-    if profile.file is None and bundled_gpu(str(profile.measured.header["device"])) is None:
-        notes.append("The device is not among the bundled profiles.")
     if profile.measured.header.get("toy"):
         notes.append("Toy shapes: they check that everything works, their speeds mean nothing.")
     notes += [

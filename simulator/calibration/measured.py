@@ -25,6 +25,8 @@ from simulator.reference_decoder.shapes import SHAPES
 
 Line = Mapping[str, Any]
 
+MAX_FILE_BYTES = 2**28
+"""A thousand times what ten minutes of measuring write."""
 DISTURBED = 1.15
 """A measurement is not used if other work slowed the machine by more than this while it was taken (`canary`)."""
 NOISE = f"the machine was slowed by more than {DISTURBED - 1:.0%} by other work"
@@ -117,6 +119,11 @@ class Measurements:
         )
 
     @property
+    def date(self) -> str:
+        """When it was measured, YYYY-MM-DD, or "undated"."""
+        return str(self.header.get("date") or "undated")[:10]
+
+    @property
     def graphs(self) -> bool:
         """Whether passes are replayed as CUDA graphs, which is how they are served."""
         return bool(self.header["device_kind"] == "cuda")
@@ -126,6 +133,8 @@ def read_measurements(path: str | Path, *, salvage: bool = False) -> Measurement
     """The file at `path`. Raises InputError naming line and field where it is damaged; with `salvage` what stands before
     the damage is read, and `lost` says so."""
     place = Path(path)
+    if place.is_file() and place.stat().st_size > MAX_FILE_BYTES:
+        raise InputError("size", f"{place.stat().st_size} bytes", f"be at most {MAX_FILE_BYTES} bytes", where=str(path))
     lost: str | None = None
     try:
         if salvage:

@@ -124,7 +124,8 @@ def validations_of(path: Path, options: Options) -> Sequence[Validation]:
 def _measurements(path: Path, kind: Kind, options: Options) -> Measurements:
     if kind == "measurements":
         return read_measurements(path, salvage=options.salvage)
-    table = read_points(path, device=options.gpu)
+    # Where every row names its device, --gpu is only the profile to hold against it.
+    table = read_points(path, device=None if "device" in _csv_columns(path) else options.gpu)
     return Measurements.of(path, table.header, table.lines, dropped=table.dropped)
 
 

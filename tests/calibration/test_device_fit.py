@@ -60,14 +60,14 @@ def test_unseen_groups_are_predicted_within_their_noise(measured, data, by):
 
 def test_a_held_out_model_takes_its_kernels_along(measured, data):
     """llama-8b: 4 matrices of 5 token counts each; its heads (32, 8, 128) are nobody else's: 27 attention rows."""
-    left = data.without(measured, model="llama-8b")
+    left = data.without(measured, "model", "llama-8b")
     assert len(data.matmul["m"]) - len(left.matmul["m"]) == 20
     assert len(data.attention["keys"]) - len(left.attention["keys"]) == 27
     assert "llama-8b" not in left.steps.label("model")
 
 
 def test_a_held_out_batch_is_nowhere(measured, data):
-    left = data.without(measured, batch=32)
+    left = data.without(measured, "batch", 32)
     assert 32 not in left.steps.label("batch")
     assert 32 not in left.drafts.label("batch")
     assert len(left.steps) == len(data.steps) - 18  # 3 models, 3 token counts, 2 contexts
@@ -95,3 +95,27 @@ def test_too_few_rows_are_refused(measured, data):
     )  # fmt: skip
     with pytest.raises(InputError, match="5 steps and 6 kernels"):
         few.require_enough("file")
+
+
+def test_a_dozen_rows_are_worth_it(measured, data):
+    """Twelve matmuls of the paper device, the rest its family's: all other matmuls come closer than from the family alone."""
+    rows = np.linspace(0, len(data.matmul["m"]) - 1, 12).astype(int)
+    few = device_fit.replace(
+        data, matmul={name: column[rows] for name, column in data.matmul.items()},
+        attention={name: column[:0] for name, column in data.attention.items()},
+        steps=data.steps.where(np.zeros(len(data.steps), bool)), step_terms=None,
+        drafts=data.drafts.where(np.zeros(len(data.drafts), bool)), draft_terms=None,
+    )  # fmt: skip
+    few.require_enough("file")
+    others = np.ones(len(data.matmul["m"]), bool)
+    others[rows] = False
+    prior = device_fit.Layout.of(data.gpu)
+    start = prior.values(np.log([prior.bounds[section][name][0] for section, name in prior.names]))
+    errors = [
+        comparison(data.matmul["latency_s"][others], device_fit.matmul_s(data, kernels)[others]).mape
+        for kernels in (device_fit.solve(few).kernels, device_fit.kernels_of(start))
+    ]
+    assert errors[0] < 0.5 * errors[1]
+    held = device_fit.held_out(measured, few, "matrix")
+    assert np.isfinite(held.log_errors["matmul"]).all()
+    assert len(held.log_errors["matmul"]) == 12

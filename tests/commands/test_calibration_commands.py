@@ -152,3 +152,17 @@ def test_one_command_measures_calibrates_and_validates(folder, capsys):
     assert "Wrote toy.yaml, t.html." in out
     assert run("decode", "--model", "pythia-70m", "--gpu", "toy.yaml", "--engine", "reference") == 0
     assert "calibrated (toy)" in capsys.readouterr().out
+
+
+def test_a_dozen_timings_of_ones_own_make_a_profile(folder, capsys):
+    """A CSV that says no more than what was timed and how long it took."""
+    rows = [(m, n, k) for m in (1, 16, 256) for n, k in ((4096, 4096), (6144, 4096), (28672, 4096), (4096, 14336))]
+    # As if every weight arrived at 3 TB/s, 4 µs after the launch.
+    lines = [f"matmul,{m},{n},{k},bf16,{4.0 + 2 * n * k / 3e6}" for m, n, k in rows]
+    (folder / "mine.csv").write_text("kind,tokens,outputs,inputs,dtype,median_us\n" + "\n".join(lines) + "\n")
+    assert run("calibrate", "mine.csv", "--gpu", "NVIDIA H200", "-o", "mine.yaml") == 0
+    profile = yaml.safe_load((folder / "mine.yaml").read_text())
+    assert profile["gpu"] == "h200-sxm"
+    assert profile["calibration"]["typical_error"]["decode_attention"] >= 0.3  # which nobody measured
+    assert profile["calibration"]["typical_error"]["matmul"] < 0.3
+    assert 4.8e12 * profile["calibration"]["matmul"]["bandwidth"]["value"] == pytest.approx(3e12, rel=0.15)
