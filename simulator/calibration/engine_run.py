@@ -18,7 +18,6 @@ import csv
 import io
 import itertools
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +36,7 @@ from simulator.scenario import load_scenario
 from simulator.serving import state
 from simulator.serving.metrics import request_metrics
 from simulator.serving.simulation import Run, simulate
+from simulator.serving.traffic import Requests
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -139,23 +139,32 @@ def read_engine_run(folder: Path) -> EngineRun:
 
 def simulate_engine_run(run: EngineRun, gpu: str = "rtx-4090", engine: str = "vllm") -> Run:
     """The run's requests on its settings and exactly its KV blocks, simulated. Raises MemwallError."""
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "requests.jsonl"
-        rows = zip(run.arrival_s.tolist(), run.prompt_tokens.tolist(), run.output_tokens.tolist(), strict=True)
-        names = ("arrival_s", "prompt_tokens", "output_tokens")
-        trace.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
-        given: dict[str, Any] = {
-            "model": run.model, "gpu": gpu, "tp": run.tp, "warmup": 0, "engine": {"name": engine, **run.settings},
-            "traffic": {"kind": "trace", "path": str(trace)},
-        }  # fmt: skip
-        budget = load_scenario({**given, "engine": {**given["engine"], "memory_utilization": 1.0}}).deployment().fit()
-        # Half a block more than needed, so that rounding cannot cost one.
-        pool_bytes = (run.blocks + 0.5) * run.settings["block_tokens"] * budget.kv_bytes_per_token
-        share = (budget.usable_bytes - budget.kv_bytes + pool_bytes) / budget.hbm_bytes
-        if share > 1.0:
-            raise InputError("kv_cache.num_gpu_blocks", run.blocks + NULL_BLOCKS, f"fit {gpu} beside {run.model}")
-        given["engine"]["memory_utilization"] = share
-        return simulate(load_scenario(given)).main
+    order = np.argsort(run.arrival_s, kind="stable")
+    n = len(order)
+    requests = Requests(
+        run.arrival_s[order],
+        run.prompt_tokens[order],
+        run.output_tokens[order],
+        order,
+        None,
+        0,
+        n,
+        {},
+        "the run's requests",
+    )
+    given: dict[str, Any] = {
+        "model": run.model, "gpu": gpu, "tp": run.tp, "warmup": 0, "engine": {"name": engine, **run.settings},
+        # The recorded requests take the place of this.
+        "traffic": {"kind": "poisson", "rate_per_s": 1.0, "requests": n, "lengths": {"prompt": 1, "output": 1}},
+    }  # fmt: skip
+    budget = load_scenario({**given, "engine": {**given["engine"], "memory_utilization": 1.0}}).deployment().fit()
+    # Half a block more than needed, so that rounding cannot cost one.
+    pool_bytes = (run.blocks + 0.5) * run.settings["block_tokens"] * budget.kv_bytes_per_token
+    share = (budget.usable_bytes - budget.kv_bytes + pool_bytes) / budget.hbm_bytes
+    if share > 1.0:
+        raise InputError("kv_cache.num_gpu_blocks", run.blocks + NULL_BLOCKS, f"fit {gpu} beside {run.model}")
+    given["engine"]["memory_utilization"] = share
+    return simulate(load_scenario(given), requests=requests).main
 
 
 def replay_engine_run(run: EngineRun, gpu: str = "rtx-4090", engine: str = "vllm") -> Validation:
