@@ -113,10 +113,8 @@ class Measurements:
         return columns
 
     def passes(self, *kinds: str) -> PassRows:
-        """Whole steps, drafts and rounds."""
-        return rows_of(
-            [line for line in self.of_kind(*kinds) if not line.get("graphs") or line["graphs"] == self.graphs]
-        )
+        """Whole steps, drafts and rounds, as they are served: on a GPU those replayed as graphs."""
+        return rows_of([line for line in self.of_kind(*kinds) if line.get("graphs", self.graphs) == self.graphs])
 
     @property
     def date(self) -> str:

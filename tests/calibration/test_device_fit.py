@@ -58,6 +58,13 @@ def test_unseen_groups_are_predicted_within_their_noise(measured, data, by):
     assert comparison(data.steps.measured_s, held.step_s).mape < 0.05
 
 
+def test_steps_without_graphs_are_not_how_a_gpu_serves(measured, data):
+    steps = measured.of_kind("step")
+    assert {line["graphs"] for line in steps} == {True, False}
+    assert set(data.steps.label("graphs")) == {True}
+    assert len(data.steps) == sum(line["graphs"] for line in steps)
+
+
 def test_a_held_out_model_takes_its_kernels_along(measured, data):
     """llama-8b: 4 matrices of 5 token counts each; its heads (32, 8, 128) are nobody else's: 27 attention rows."""
     left = data.without(measured, "model", "llama-8b")
