@@ -33,6 +33,7 @@ from simulator.operators import embedding_weight_bytes
 from simulator.quantization import Quantization
 from simulator.speculation.acceptance import MAX_GAMMA, AcceptanceConfig
 from simulator.speculation.round import RoundCost, round_cost
+from simulator.uncertainty import interval_factor, log_sds
 
 COLUMNS = ("id", "source", "hardware", "engine", "target", "draft", "method", "gamma_or_tree", "batch", "dataset",
            "accept_len", "metric", "value", "notes")  # fmt: skip
@@ -189,7 +190,7 @@ def validate_published(path: Path) -> Validation:
             ("rows", f"{table.read} read, {len(table.rows)} used, {table.read - len(table.rows)} dropped"
                      + (f" ({counted})" if counted else "")),
             ("acceptance", "the number of tokens per round is the row's own, not predicted"),
-            ("intervals", "contexts at both ends of what is plausible; no statement about the model's own error"),
+            ("intervals", "contexts at both ends of what is plausible, and 90 % of what the times are uncertain by"),
         ),
         quantities=quantities,
         notes=notes,
@@ -232,12 +233,15 @@ def _quantity(row: Row, rows: Sequence[Row]) -> Quantity:
     try:
         case = _case(row)
         engine, basis, notes = _unfitted_engine(row, case, rows)
-        figures = [row.figure(_price(row, replace(case.deployment, engine=engine), c)) for c in case.contexts]
+        served = replace(case.deployment, engine=engine)
+        figures = [row.figure(_price(row, served, c)) for c in case.contexts]
     except MemwallError as error:
         return Quantity(row.title, unit, row.value, None, "not predicted", note=str(error))
     said = (*case.notes, *notes, f"the source adds: {row.notes}" if row.notes else "")
     note = "; ".join(text for text in said if text)
-    return Quantity(row.title, unit, row.value, figures[0], basis, min(figures), max(figures), note)
+    log_sd = log_sds(served, lambda d: {"round": _price(row, d, case.contexts[0]).seconds})["round"]
+    factor = float(interval_factor(log_sd))
+    return Quantity(row.title, unit, row.value, figures[0], basis, min(figures) / factor, max(figures) * factor, note)
 
 
 def _case(row: Row) -> _Case:
