@@ -13,7 +13,8 @@ from simulator.deployment import Deployment, deploy
 from simulator.errors import MemwallError
 from simulator.figures import breakdown, page, roofline, serving, speedup, style, timeline
 from simulator.output import rows
-from simulator.output.report import simulation_sentence, simulation_table, speculate_sentence
+from simulator.output.report import speculate_sentence
+from simulator.output.simulation_report import simulation_sentence, simulation_table
 from simulator.planning.crossover import SpeculateResult, speculate
 from simulator.scenario import Scenario, load_scenario
 from simulator.serving.simulation import SimulationResult, acceptance_of, simulate

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     check_writable([("--rows", args.rows), ("--json", args.json), ("--html", args.html)])
     scenario = changed_scenario(args)
     from simulator.output.columns import check_suffix, write_requests
-    from simulator.output.report import simulation_report
+    from simulator.output.simulation_report import simulation_report
     from simulator.output.tables import print_blocks
     from simulator.serving.intervals import MOST_REQUESTS, simulation_intervals
     from simulator.serving.simulation import simulate

@@ -16,12 +16,10 @@ from simulator.output import rows
 from simulator.output.report import (
     Block,
     decode_report,
-    interval_section,
-    simulation_sentence,
-    simulation_table,
     speculate_report,
     speculate_sentence,
 )
+from simulator.output.simulation_report import interval_section, simulation_sentence, simulation_table
 from simulator.output.tables import Section
 from simulator.planning.crossover import SpeculateResult
 from simulator.scenario import Scenario

@@ -10,7 +10,8 @@ import yaml
 import simulator
 from simulator import load_scenario
 from simulator.figures import page
-from simulator.output.report import simulation_table, speculate_sentence
+from simulator.output.report import speculate_sentence
+from simulator.output.simulation_report import simulation_table
 from tests.figures.conftest import HOSTILE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simulator.decoding import DecodeResult
-from simulator.output import report
+from simulator.output import report, simulation_report
 from simulator.output.tables import Section, _column_blocks, print_blocks
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.simulation import SimulationResult
@@ -40,7 +40,7 @@ def test_each_batch_has_one_best_gamma_marked(grid: SpeculateResult) -> None:
 
 
 def test_the_simulation_has_every_percentile_of_every_latency(simulation: SimulationResult) -> None:
-    table = report.simulation_table(simulation)
+    table = simulation_report.simulation_table(simulation)
     assert table.headers == ("", "speculation", "off", "ratio")
     names = [row[0].strip() for row in table.rows]
     for point in ("p50", "p90", "p95", "p99", "n"):
@@ -54,22 +54,22 @@ def test_the_simulation_has_every_percentile_of_every_latency(simulation: Simula
 
 
 def test_the_ratio_is_speculation_over_off(simulation: SimulationResult) -> None:
-    row = next(r for r in report.simulation_table(simulation).rows if r[0] == "TPOT mean")
+    row = next(r for r in simulation_report.simulation_table(simulation).rows if r[0] == "TPOT mean")
     expected = simulation.main.summary.tpot_s.mean / simulation.plain.summary.tpot_s.mean
     assert row[3] == f"{expected:.2f}"
 
 
 def test_the_sentence_says_faster_or_slower(simulation: SimulationResult) -> None:
     faster = simulation.main.summary.tpot_s.mean < simulation.plain.summary.tpot_s.mean
-    assert ("faster" if faster else "slower") in report.simulation_sentence(simulation)
+    assert ("faster" if faster else "slower") in simulation_report.simulation_sentence(simulation)
     hopeless = small_simulation(speculation={"draft": "llama-3.2-1b", "gamma": 8, "acceptance": 0.0})
-    assert "slower" in report.simulation_sentence(hopeless)
+    assert "slower" in simulation_report.simulation_sentence(hopeless)
 
 
 def test_plain_decoding_alone_has_one_column() -> None:
     result = small_simulation(speculation=None)
-    assert report.simulation_table(result).headers == ("", "plain decoding")
-    assert not any("Speculation" in b for b in report.simulation_report(result, 1.0) if isinstance(b, str))
+    assert simulation_report.simulation_table(result).headers == ("", "plain decoding")
+    assert not any("Speculation" in b for b in simulation_report.simulation_report(result, 1.0) if isinstance(b, str))
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
@@ -79,7 +79,11 @@ def test_lines_are_no_wider_than_the_terminal(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("COLUMNS", str(width))
     print_blocks(
-        [*report.decode_report(step), *report.speculate_report(grid), *report.simulation_report(simulation, 1.0)]
+        [
+            *report.decode_report(step),
+            *report.speculate_report(grid),
+            *simulation_report.simulation_report(simulation, 1.0),
+        ]
     )
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= width
