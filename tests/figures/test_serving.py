@@ -7,6 +7,8 @@ import pytest
 
 from simulator.figures import serving
 from simulator.figures.serving import LATENCIES
+from simulator.serving.intervals import Intervals
+from simulator.uncertainty import Interval
 
 
 @pytest.mark.parametrize("latency", LATENCIES, ids=lambda latency: latency.field)
@@ -45,6 +47,21 @@ def test_timelines_integrate_to_the_records(service):
         assert sum(waiting.y) * width_s == pytest.approx(run.series[2].sum(), rel=1e-9, abs=1e-9)
         blocks = run.total_blocks * service.scenario.replicas
         assert sum(occupancy.y) / 100 * width_s * blocks == pytest.approx(run.series[3].sum(), rel=1e-9)
+
+
+def test_intervals_are_drawn_as_shares_of_the_prediction(service):
+    """−(1 − 1/f) to +(f − 1) around every figure, f = high/√(low·high)."""
+    found = {}
+    for run in service.runs:
+        found[run.variant, "tpot_s.mean"] = Interval(8e-3, 12.5e-3)  # around 10 ms
+        found[run.variant, "output_tokens_per_s"] = Interval(99.0, 99.0)
+    figure = serving.interval_figure(service, Intervals(found))
+    assert len(figure.data) == 2
+    for bars in figure.data:
+        assert list(bars.y) == ["TPOT mean", "output tokens/s"]
+        assert list(bars.error_x.array) == pytest.approx([25.0, 0.0])
+        assert list(bars.error_x.arrayminus) == pytest.approx([20.0, 0.0])
+    assert figure.layout.meta["finding"].startswith("The least certain figure is TPOT mean: up to +25 %")
 
 
 def test_folding_keeps_sums(service):

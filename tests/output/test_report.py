@@ -8,7 +8,9 @@ from simulator.decoding import DecodeResult
 from simulator.output import report, simulation_report
 from simulator.output.tables import Section, _column_blocks, print_blocks
 from simulator.planning.crossover import SpeculateResult
+from simulator.serving.intervals import RATIO, Intervals
 from simulator.serving.simulation import SimulationResult
+from simulator.uncertainty import Interval
 from tests.output.conftest import small_simulation
 
 
@@ -57,6 +59,25 @@ def test_the_ratio_is_speculation_over_off(simulation: SimulationResult) -> None
     row = next(r for r in simulation_report.simulation_table(simulation).rows if r[0] == "TPOT mean")
     expected = simulation.main.summary.tpot_s.mean / simulation.plain.summary.tpot_s.mean
     assert row[3] == f"{expected:.2f}"
+
+
+def test_intervals_stand_by_variant_and_as_a_ratio(simulation: SimulationResult) -> None:
+    found = Intervals({
+        ("speculation", "tpot_s.mean"): Interval(8e-3, 9e-3), ("plain", "tpot_s.mean"): Interval(10e-3, 12e-3),
+        (RATIO, "tpot_s.mean"): Interval(0.7, 0.8),
+    })  # fmt: skip
+    table = simulation_report.interval_section(simulation, found).table
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["TPOT mean"] == ("8.00 ms to 9.00 ms", "10.0 ms to 12.0 ms", "0.70 to 0.80")
+    assert rows["TTFT p99"] == ("–", "–", "–")
+
+
+def test_a_step_has_its_interval(step: DecodeResult) -> None:
+    """Not symmetric: as far below as above in proportion."""
+    interval = step.interval
+    assert interval.low < step.step_s < interval.high
+    assert interval.low * interval.high == pytest.approx(step.step_s**2)
+    assert "90 %" in str(report.decode_report(step))
 
 
 def test_the_sentence_says_faster_or_slower(simulation: SimulationResult) -> None:
