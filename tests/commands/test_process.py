@@ -79,6 +79,8 @@ def test_ctrl_c_of_a_running_process(scenario: str, folder: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "simulator.cli", "simulate", scenario, "--requests", "4000000", "--rows", "r.csv"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=folder, text=True,
+        # A shell that starts the tests in the background has them ignore Ctrl-C, and all their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     time.sleep(3)
     running.send_signal(signal.SIGINT)
