@@ -236,9 +236,13 @@ def solve(data: Data) -> DeviceFit:
             parts.append(_soften(error) / NOISE * np.sqrt(rows * WEIGHTS[name] / (weights * len(error))))
         return np.concatenate([*parts, (logs - start) / prior_sd])
 
-    result = least_squares(residuals, start, bounds=(low, high), x_scale=1.0, diff_step=1e-4, max_nfev=60)
+    # Steps of the derivative are relative to the variable: moved to 1 and above, none of them vanishes.
+    shift = 1.0 - low
+    bounds = (low + shift, high + shift)
+    result = least_squares(lambda y: residuals(y - shift), start + shift, bounds=bounds, diff_step=1e-4, max_nfev=60)
+    logs = result.x - shift
     covariance = np.linalg.pinv(result.jac.T @ result.jac) * float(np.mean(result.fun**2))
-    return DeviceFit(layout, result.x, covariance, bool(result.success), str(result.message), layout.values(result.x))
+    return DeviceFit(layout, logs, covariance, bool(result.success), str(result.message), layout.values(logs))
 
 
 Predict = Callable[[Kernels, float], FloatArray]

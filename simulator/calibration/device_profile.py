@@ -40,6 +40,8 @@ BOARDS = (
 
 def bundled_gpu(device: str) -> str | None:
     """The bundled profile of the board that PyTorch calls `device`."""
+    if re.search(r"\bMIG\b|\bNVL\b|Laptop|\b[45]090 D\b", device, re.IGNORECASE):
+        return None  # another memory, another clock: not the board whose datasheet is bundled
     found = next((name for pattern, name in BOARDS if re.search(pattern, device, re.IGNORECASE)), None)
     return load_gpu(found).name if found else None
 
@@ -148,7 +150,8 @@ class DeviceProfile:
         efficiency = load_efficiency(gpu)
         values = {section: getattr(efficiency, section)._asdict() for section in Kernels._fields}
         engine = load_engine(str(gpu.profile)) if gpu.profile is not None else None
-        values["host"] = {"step_s": engine.host_step_s if engine else 0.0}
+        on_host_clock = measured.header["device_kind"] == "cpu"  # a device's own clock does not see the host
+        values["host"] = {"step_s": engine.host_step_s if engine and on_host_clock else 0.0}
         fitted = DeviceFit(Layout({}, {}), np.empty(0), np.empty((0, 0)), True, "not fitted on these", values)
         return DeviceProfile(gpu.name, measured, gpu, None, Data.of(measured, gpu), fitted, efficiency)
 
@@ -189,15 +192,30 @@ class DeviceProfile:
         A step timed by the host has it inside; where the device timed it, rounds of a toy model show it, whose passes cost
         next to nothing, and the further passes share what a round of four drafts takes longer.
         """
-        if self.data.on_host_clock or self.given is not None:
+        if self.given is not None:
+            engine = load_engine(str(self.gpu.profile)) if self.gpu.profile is not None else None
+            return (
+                {"step": engine.host_step_s, "pass": engine.host_draft_pass_s} if engine else {"step": 0.0, "pass": 0.0}
+            )
+        if self.data.on_host_clock:
             return {"step": self.fit.host_step_s, "pass": self.fit.host_step_s}
-        rounds = {line["gamma"]: line["median_s"] for line in self.measured.of_kind("launch")
-                  if line["what"] == "round" and line["graphs"]}  # fmt: skip
-        if not rounds:
+        rounds = self._toy_rounds
+        if 0 not in rounds:
             return {"step": 0.0, "pass": 0.0}
         drafted = max(rounds)
-        step_s = rounds.get(0, min(rounds.values()))
+        step_s = rounds[0]
         return {"step": step_s, "pass": max(0.0, rounds[drafted] - step_s) / (drafted + 1) if drafted else 0.0}
+
+    @cached_property
+    def _toy_rounds(self) -> dict[int, float]:
+        """Times of a toy model's rounds by γ, s."""
+        return {line["gamma"]: line["median_s"] for line in self.measured.of_kind("launch")
+                if line["what"] == "round" and line["graphs"] == self.measured.graphs}  # fmt: skip
+
+    @property
+    def knows_host(self) -> bool:
+        """Whether anything measured shows the host's share."""
+        return len(self.data.steps) + len(self.data.drafts) > 0 if self.data.on_host_clock else 0 in self._toy_rounds
 
     def round_s(self, rows: PassRows) -> FloatArray:
         """Predicted times of rounds [rows], host time included."""
@@ -251,7 +269,7 @@ class DeviceProfile:
             error = None
             if (fitted, name) in names:
                 i = names.index((fitted, name))
-                error = float(f"{value * np.sqrt(self.fit.covariance[i, i]):.2g}")
+                error = float(f"{value * np.sqrt(max(0.0, self.fit.covariance[i, i])):.2g}")
             parameters[name] = Parameter(value=float(f"{value:.4g}"), standard_error=error)
         return parameters
 
@@ -285,6 +303,8 @@ class DeviceProfile:
     def engine_file(self) -> EngineFile:
         """The reference decoder's engine profile with this device's host times."""
         base = read_record(EngineFile, catalog.locate("engine", "reference"))
+        if not self.knows_host:
+            return base
         measured = Source(title=conditions(self.measured), date=self.measured.date, kind="fitted")
         pass_s = self.host["pass"]
         times = {"host_step": self.host["step"], "host_draft_pass": pass_s,
@@ -293,7 +313,9 @@ class DeviceProfile:
             **base.figures,
             **{key: Figure(value=float(f"{v:.4g}"), source="fitted") for key, v in times.items()},
         }
-        return base.model_copy(update={"sources": {**base.sources, "fitted": measured}, "figures": figures})
+        title = f"Reference decoder (PyTorch) on {self.gpu.title}"
+        sources = {**base.sources, "fitted": measured}
+        return base.model_copy(update={"title": title, "sources": sources, "figures": figures})
 
     def text(self) -> str:
         """The profile as YAML."""

@@ -228,8 +228,18 @@ def _notes(profile: DeviceProfile) -> list[str]:
         *map(_acceptance, profile.measured.of_kind("acceptance")),
         *map(_divergence, profile.measured.of_kind("divergence")),
     ]
-    limit = interval_factor(profile.spread.get("step", 0.0))
-    notes.append(f"A step's 90 % interval is a factor of {limit:.2f} either way.")
+    if "step" in profile.spread:
+        limit = interval_factor(profile.spread["step"])
+        notes.append(f"A step's 90 % interval is a factor of {limit:.2f} either way.")
+    else:
+        notes.append("Nothing measured says how far whole steps are off; their intervals come from the kernels'.")
+    eager = [
+        line
+        for line in profile.measured.lines
+        if line.get("graphs", profile.measured.graphs) != profile.measured.graphs
+    ]
+    if eager:
+        notes.append(f"{len(eager)} measurements without CUDA graphs are left out: not how a GPU serves.")
     return notes
 
 

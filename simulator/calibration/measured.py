@@ -84,12 +84,17 @@ class Measurements:
         """From lines already read. `dropped` counts rows of a table that are no lines, by reason."""
         whole = [line for line in lines if "skipped" not in line]
         taken = [line for line in whole if line.get("disturbance", 1.0) <= DISTURBED]
-        if not taken:
-            raise InputError("measurements", str(path), "hold at least one measurement")
         left_out = {"row": dict(dropped)} if dropped else {}
+        # A kernel in another number format than the models' would be priced as if it were in theirs.
+        other = [line for line in taken if line.get("dtype", header["dtype"]) != header["dtype"]]
+        for line in other:
+            left_out.setdefault(line["kind"], Counter())[f"not in the models' {header['dtype']}"] += 1
+        taken = [line for line in taken if line not in other]
         for line in whole:
             if line.get("disturbance", 1.0) > DISTURBED:
                 left_out.setdefault(line["kind"], Counter())[NOISE] += 1
+        if not taken:
+            raise InputError("measurements", str(path), "hold at least one measurement")
         skipped = Counter(str(line["skipped"]) for line in lines if "skipped" in line)
         models = {name: _model(name, header, str(path)) for name in _model_names(header, taken)}
         return Measurements(path, header, models, taken, skipped, lost, left_out)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from simulator.reference_decoder.model import Decoder, KvCache, Model, TreeMask
 
+NO_GRAPH = "no CUDA graph for"
+"""Begins the warning that a shape runs eagerly."""
+
 
 class _Captured(NamedTuple):
     graph: Any
@@ -117,7 +120,7 @@ class Graphed:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            warnings.warn(f"no CUDA graph for {tuple(inputs['tokens'].shape)}, running eagerly: {error}", stacklevel=2)
+            warnings.warn(f"{NO_GRAPH} {tuple(inputs['tokens'].shape)}, running eagerly: {error}", stacklevel=2)
             return None
         return _Captured(graph, static, logits, (cache.data, *([] if visible is None else [visible])))
 
