@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,20 @@ print(sorted(ours))
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, "['simulator']"), done.stderr
+
+
+def test_the_number_format_is_that_of_kernels_too(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    assert toy(path, "--dtype", "bf16", "--kinds", "matmul,attention") == measure.OK
+    header, lines, _ = read(path)
+    assert header["dtype"] == "bf16"
+    assert {line["dtype"] for line in lines} == {"bf16"}
+
+
+def test_a_pass_whose_graph_failed_is_no_measurement_of_a_graph(monkeypatch):
+    class Probe:
+        def measure(self, point):
+            warnings.warn("no CUDA graph for (1, 1), running eagerly: why", stacklevel=1)
+            return {"median_s": 1.0}
+
+    assert measure._measured(Probe(), {"kind": "step"}) == {"skipped": "no CUDA graph for (1, 1), running eagerly: why"}
