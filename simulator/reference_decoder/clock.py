@@ -20,8 +20,8 @@ COLD_FACTOR = 4
 """Buffers that take turns fill the last cache so many times: what was read in the last turn has been evicted."""
 LAST_CACHE_BYTES = 32 * 2**20
 """Assumed where the system does not say."""
-SLEEP_CYCLES = 2_000_000
-"""About a millisecond: the head start that the host gets to queue short kernels without gaps between them."""
+SLEEP_CYCLES = 10_000_000
+"""About five milliseconds: the head start that the host gets to queue short kernels without gaps between them."""
 
 TOGETHER = 8
 """Single kernels between two device events, whose own cost is of the size of a short kernel."""

@@ -167,7 +167,10 @@ def _measured(probe: Probe, point: Point) -> Json:
         why = "out of memory"
     except RuntimeError as error:
         # The CPU allocator has no error of its own, and a kernel may refuse a shape: neither is worth losing the run.
-        why = "out of memory" if "memory" in str(error) else f"failed: {str(error).splitlines()[0][:200]}"
+        no_memory = re.search(
+            "out of memory|allocate memory|not enough memory", str(error)
+        )  # not "illegal memory access"
+        why = "out of memory" if no_memory else f"failed: {str(error).splitlines()[0][:200]}"
     # Outside of the handlers: a traceback still holds the tensors of the frames it came through.
     probe.release()
     return {"skipped": why}
