@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from simulator import catalog, units
+from simulator import catalog
 from simulator.deployment import Deployment, EngineChoice, deploy
 from simulator.errors import InputError
 from simulator.quantization import Quantization
 from simulator.records import Record, read_mapping, validate
 from simulator.serving.traffic import Traffic, load_traffic, parse_traffic, with_load
+from simulator.slo import Slo
 from simulator.speculation.acceptance import MAX_GAMMA, AcceptanceConfig
 
-
-def _seconds(value: Any) -> Any:
-    return units.parse(value, "s", field="slo") if isinstance(value, str) else value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-
-
-class Slo(Record):
-    """Service-level objectives; a request counts as good when it meets all that are given."""
-
-    ttft_s: Seconds | None = None
-    """Time to first token at most, s (or text such as "500 ms")."""
-    tpot_s: Seconds | None = None
-    """Mean time per output token after the first at most, s."""
-    e2e_s: Seconds | None = None
-    """Arrival to last token at most, s."""
+__all__ = ["Load", "Scenario", "Slo", "Speculation", "load_scenario"]
 
 
 class Speculation(Record):

@@ -25,24 +25,17 @@ from simulator.randomness import (
     uniform_array,
 )
 from simulator.records import Record, read_mapping, validate
+from simulator.serving.classes import EVERYTHING, RequestClass, in_si
 from simulator.serving.lengths import FloatArray, IntArray, Lengths
+from simulator.serving.prefixes import SharedPrefixes
 from simulator.serving.traces import FORMATS, read_trace
 
 TOO_LONG = "longer than the context"
 """Reason under which `generate` counts requests whose prompt and output together exceed the context."""
 
 
-def _si(value: Any, dimension: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return units.parse(value, dimension)
-    except InputError as error:  # pydantic adds the field's place to a ValueError, and to nothing else
-        raise ValueError(error.rule) from None
-
-
 # The bounds keep every arrival time finite and distinct in double precision: from one request in 12 days to one per µs.
-_Rate = Annotated[float, Field(ge=1e-6, le=1e6), BeforeValidator(lambda value: _si(value, "per_s"))]
+_Rate = Annotated[float, Field(ge=1e-6, le=1e6), BeforeValidator(lambda value: in_si(value, "per_s"))]
 _Requests = Annotated[int, Field(ge=1, le=10**7)]
 
 
@@ -81,7 +74,7 @@ class ClosedLoop(Record):
     """Tag of this traffic."""
     users: int = Field(ge=1, le=10**6)
     """Users, each with at most one request in flight; all ask at time 0."""
-    think_time_s: Annotated[float, Field(ge=0, le=1e6), BeforeValidator(lambda value: _si(value, "s"))]
+    think_time_s: Annotated[float, Field(ge=0, le=1e6), BeforeValidator(lambda value: in_si(value, "s"))]
     """Mean of the exponential time between an answer's end and the user's next request, s; text such as "30 s" too."""
     requests: _Requests
     """How many requests all users make together."""
@@ -128,7 +121,8 @@ class Requests:
     """Requests in the order of their index, one entry per request in every array."""
 
     arrival_s: FloatArray
-    """[n] s, non-decreasing, at least 0. Closed loop: 0 for the first `users`, NaN for the rest until simulated."""
+    """[n] s, at least 0, non-decreasing where known. NaN until simulated: closed loop, all after the first `users`; sessions,
+    all later turns."""
     prompt_tokens: IntArray
     """[n] at least 1."""
     output_tokens: IntArray
@@ -136,7 +130,8 @@ class Requests:
     row: IntArray
     """[n] index of the trace's row, header and blank lines not counted; of the generated request otherwise."""
     think_s: FloatArray | None
-    """[n] closed loop only: time the user thinks before this request, s; 0 for the first `users`."""
+    """[n] time the user thinks before this request, s: closed loops (0 for the first `users`) and later turns of a session
+    (0 for first ones); None elsewhere."""
     users: int
     """Users of a closed loop, 0 for an open one."""
     rows_read: int
@@ -145,6 +140,18 @@ class Requests:
     """Reason → rows left out for it."""
     source: str
     """One line for people: where these requests come from."""
+    class_of: IntArray | None = None
+    """[n] index into `classes`; None: all of class 0."""
+    classes: tuple[RequestClass, ...] = EVERYTHING
+    """What requests of a class have in common."""
+    follows: IntArray | None = None
+    """[n] index of the request whose end this one waits for, smaller than its own, -1: none. A follower's arrival is that
+    end plus its `think_s`, NaN until simulated. None: no request waits for another."""
+    session: IntArray | None = None
+    """[n] requests with the same number share one growing conversation: a later turn's prompt begins with everything
+    (prompt and answer) of the turns before it. None: every request is its own session."""
+    shared: SharedPrefixes | None = None
+    """What prompts have in common beyond that; None: nothing."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)
