@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from simulator.architecture import Decoder
 from simulator.cost.collectives import all_gather_s, all_reduce_s
 from simulator.cost.efficiency import Efficiency, load_efficiency
+from simulator.cost.graphs import EVERY_SIZE, GraphCapture
 from simulator.cost.roofline import (
     AttentionRates,
     attention_rates,
@@ -27,6 +27,7 @@ from simulator.cost.roofline import (
     one_kernel,
 )
 from simulator.cost.streaming import Stage
+from simulator.cost.tables import AttentionKind, FastTables
 from simulator.hardware import Gpu, Link, load_link
 from simulator.operators import (
     AttentionLoad,
@@ -40,6 +41,17 @@ from simulator.operators import (
     layer_operators,
 )
 from simulator.quantization import Formats, Quantization, resolve
+
+__all__ = [
+    "CAUSES",
+    "DECODE_QUERY_LIMIT",
+    "AttentionKind",
+    "Batch",
+    "FastTables",
+    "ForwardCost",
+    "OperatorCost",
+    "PassCost",
+]
 
 DECODE_QUERY_LIMIT = 16
 """Up to this many new tokens a sequence goes to the decode attention kernel; longer runs are prefill."""
@@ -169,31 +181,6 @@ def _stage(o: OperatorCost, layer: int, kept: float, slower: float) -> Stage:
     return Stage(o.name, layer, gap_s, load_s, o.arithmetic_s, round(o.bytes_ * share))
 
 
-class AttentionKind(NamedTuple):
-    """Layers that share a window, as the serving loop needs them; floats only."""
-
-    layers: float
-    window_tokens: float
-    kv_bytes_per_token: float
-    decode_flop_per_pair: float
-    prefill_flop_per_pair: float
-
-
-@dataclass(frozen=True)
-class FastTables:
-    """Everything a serving loop needs to time a step; arrays are indexed by token or row count."""
-
-    linear_s: FloatArray
-    linear_bytes: FloatArray
-    linear_flop: FloatArray
-    head_s: FloatArray
-    head_bytes: FloatArray
-    head_flop: FloatArray
-    kinds: tuple[AttentionKind, ...]
-    decode_rates: AttentionRates
-    prefill_rates: AttentionRates
-
-
 class ForwardCost:
     """The cost of passes of one model on one tensor-parallel group.
 
@@ -275,21 +262,30 @@ class ForwardCost:
         head = self.head(np.array([float(batch.rows)]))[0]
         return float(linear + head) + self.attention(batch.new_tokens, batch.cached_tokens)
 
-    def tables(self, max_tokens: int, max_rows: int) -> FastTables:
-        """The pass as arrays over 0..max_tokens tokens and 0..max_rows rows."""
-        tokens, rows = np.arange(max_tokens + 1, dtype=float), np.arange(max_rows + 1, dtype=float)
-        linear = self._linear_operators(tokens)
-        head = [(1, o) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
+    def tables(self, max_tokens: int, max_rows: int, capture: GraphCapture | None = None) -> FastTables:
+        """The pass as arrays over 0..max_tokens tokens and 0..max_rows rows, on the graphs of `capture` (None: of every size)."""
+        graphs = capture or EVERY_SIZE
+        padded = [graphs.padded(max_tokens, prompts) for prompts in (False, True)]
+        points, back = np.unique(np.concatenate([np.arange(max_tokens + 1), *padded]), return_inverse=True)
+        operators = self._linear_operators(points.astype(float))
+        linear = np.stack([self._sum(operators, what) for what in (0, 1, 2)])
+        rows = np.arange(max_rows + 1, dtype=float)
+        heads = [(1, o) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
+        head = np.stack([self._sum(heads, what) for what in (0, 1, 2)])
+        own, *planes = (linear[:, part] for part in np.split(back, 3))
         return FastTables(
-            linear_s=self._sum(linear, 0),
-            linear_bytes=self._sum(linear, 1),
-            linear_flop=self._sum(linear, 2),
-            head_s=self._sum(head, 0),
-            head_bytes=self._sum(head, 1),
-            head_flop=self._sum(head, 2),
+            linear_s=own[0],
+            linear_bytes=own[1],
+            linear_flop=own[2],
+            head_s=head[0],
+            head_bytes=head[1],
+            head_flop=head[2],
             kinds=self.kinds,
             decode_rates=self.decode_rates,
             prefill_rates=self.prefill_rates,
+            linear=np.stack(planes),
+            head=head,
+            extra_host_s=np.stack([graphs.extra_host_s(max_tokens, prompts) for prompts in (False, True)]),
         )
 
     # --- one pass in detail ------------------------------------------------------------------------------------------
