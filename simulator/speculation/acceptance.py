@@ -19,6 +19,7 @@ from pydantic import model_validator
 from simulator.errors import InputError
 from simulator.randomness import uniform_array
 from simulator.records import Record
+from simulator.speculation.beta_table import beta_quantiles
 from simulator.speculation.recording import Recording, Replay
 
 FloatArray = NDArray[np.float64]
@@ -140,21 +141,22 @@ class Acceptance:
         return np.array([self.rates[j] if j < len(self.rates) else last for j in range(gamma)])
 
     def at_quantile(self, quantile: FloatArray, gamma: int) -> FloatArray:
-        """Conditional rates [requests, gamma] of requests at these quantiles [requests] of the population."""
+        """Conditional rates [requests, gamma] of requests at these quantiles [requests] of the population, to 1e-5."""
         base = self.conditional(gamma)
         if self.alike:
             return np.broadcast_to(base, (len(quantile), gamma)).copy()
-        from scipy.special import betaincinv
-
         kappa = 1.0 / self.request_icc - 1.0
-        # Once for each rate: most laws hold one rate over many depths, and a million quantiles take seconds.
+        # Once for each rate: most laws hold one rate over many depths.
         column = {
-            a: betaincinv(kappa * a, kappa * (1.0 - a), quantile)
+            a: np.interp(quantile, *beta_quantiles(kappa * a, kappa * (1.0 - a)))
             if _SMALLEST_RATE < a < 1.0 - _SMALLEST_RATE
             else np.full(len(quantile), a)
             for a in set(base.tolist())
         }
-        return np.stack([column[a] for a in base.tolist()], axis=1) if gamma else np.zeros((len(quantile), 0))
+        rates = np.empty((len(quantile), gamma))
+        for depth, a in enumerate(base.tolist()):
+            rates[:, depth] = column[a]
+        return rates
 
     def per_request(self, seed: int, requests: int, gamma: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rates [rows, gamma] and the row of each request; the draw of request r is a pure function of (seed, r)."""
