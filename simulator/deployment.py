@@ -4,61 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from simulator.architecture import Decoder, load_decoder
 from simulator.cost.forward import ForwardCost
-from simulator.engine import Engine, EngineSettings, load_engine
+from simulator.engine import Engine
+from simulator.engine_choice import EngineChoice
 from simulator.errors import InputError
 from simulator.hardware import Gpu, Link, load_gpu, load_link
 from simulator.memory import MemoryBudget, require_fit
 from simulator.quantization import Quantization
-from simulator.records import Record, read_mapping, validate
 from simulator.speculation.drafters import Drafter, check_pair, load_drafter
 
-
-class EngineChoice(Record):
-    """An engine by name or path, with any of its settings changed."""
-
-    name: str = "vllm"
-    """Bundled name or path of the profile."""
-    block_tokens: int | None = None
-    """Overrides the engine's setting of the same name; so do all that follow."""
-    max_sequences: int | None = None
-    """Sequences in one batch at most."""
-    max_batched_tokens: int | None = None
-    """Token budget of one step."""
-    memory_utilization: float | None = None
-    """Share of HBM the engine may fill."""
-    watermark: float | None = None
-    """Share of KV blocks kept free on admission."""
-    prefix_caching: bool | None = None
-    """Whether preempted requests find again what nobody has overwritten."""
-    prefill: Literal["mixed", "first"] | None = None
-    """Whether prompts share steps with decoding or run first, in passes of their own."""
-    prompts_per_pass: int | None = None
-    """Prompts in one such pass at most; 0: as many as the budget holds."""
-    prefill_chunk_tokens: int | None = None
-    """Tokens of one prompt in one such pass at most; 0: as many as the budget holds."""
-    draft: Literal["after", "before"] | None = None
-    """Whether a model drafts after a step, for the next one, or before the verification of the same."""
-
-    def load(self, base: Path | None = None, gpu: Gpu | None = None) -> Engine:
-        """The engine with the changed settings, checked; as measured on `gpu` where that has a profile of its own."""
-        own = read_mapping(gpu.profile).get("engine") if gpu is not None and gpu.profile is not None else None
-        if gpu is not None and isinstance(own, dict) and own.get("name") == self.name:
-            engine = load_engine(str(gpu.profile))
-        else:
-            engine = load_engine(self.name, base=base)
-        given = {k: v for k, v in self.model_dump(exclude={"name"}).items() if v is not None}
-        settings = validate(EngineSettings, {**engine.settings.model_dump(), **given}, "engine")
-        for field in ("block_tokens", "max_sequences", "max_batched_tokens"):
-            value = getattr(settings, field)
-            if not 1 <= value <= 1_000_000:
-                raise InputError(field, value, "be between 1 and 1000000", where="engine")
-        if not 0.0 <= settings.watermark < 1.0:
-            raise InputError("watermark", settings.watermark, "be at least 0 and below 1", where="engine")
-        return replace(engine, settings=settings)
+__all__ = ["Deployment", "EngineChoice", "deploy"]
 
 
 @dataclass(frozen=True)

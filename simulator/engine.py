@@ -6,13 +6,14 @@ belongs to the engine, not to the GPU, and decides small-batch speculation as mu
 
 from __future__ import annotations
 
+from itertools import pairwise
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from simulator import catalog
+from simulator import catalog, units
 from simulator.errors import InputError
 from simulator.hardware import Figure, Provenance, Source, read_figures
 from simulator.records import Record, read_record
@@ -23,8 +24,39 @@ _FIGURES = {
     "host_draft_pass": "s",
     "host_speculative_round": "s",
     "host_ngram_per_sequence": "s",
+    "host_eager_step": "s",
+    "host_eager_layer": "s",
     "reserved": "bytes",
 }
+# What a profile may leave out, and what is then assumed: those written before there were such figures have none.
+_NOT_GIVEN = Provenance(
+    "0 s",
+    Source(
+        title="Not in the profile, so 0: a step without CUDA graph costs the host no more",
+        date="2026-11-24",
+        kind="estimate",
+    ),
+    "",
+)
+_OPTIONAL = ("host_eager_step", "host_eager_layer")
+_MOST = 1_000_000
+"""Tokens, sequences and requests in one setting at most."""
+
+
+def _seconds(value: Any) -> Any:
+    return units.parse(value, "s", field="queue_timeout_s") if isinstance(value, str) else value
+
+
+def _bytes(value: Any) -> Any:
+    return units.parse(value, "bytes", field="swap_space_bytes") if isinstance(value, str) else value
+
+
+Timeout = Annotated[float, BeforeValidator(_seconds)]
+SwapSpace = Annotated[float, BeforeValidator(_bytes)]
+Order = Literal["fcfs", "priority", "shortest"]
+Preemption = Literal["recompute", "swap"]
+Verify = Literal["ragged", "padded"]
+Graphs = Literal["all", "decode", "none"]
 
 
 class EngineSettings(Record):
@@ -52,6 +84,56 @@ class EngineSettings(Record):
     draft: Literal["after", "before"] = "after"
     """When a model drafts: ``after`` a step, for the next one, so that a request's first drafts are part of its TTFT
     (vLLM); or at the start of the round that verifies them, ``before`` verification (the reference decoder)."""
+    order: Order = "fcfs"
+    """Who is admitted first and preempted last: first come, smallest priority of its class, or shortest prompt."""
+    max_waiting: int = 0
+    """Requests that may wait without having been started; further ones are refused on arrival. 0: no limit."""
+    queue_timeout_s: Timeout | None = None
+    """A request that has waited longer without having been started is dropped, s (or text such as "10 s"). None: never."""
+    preemption: Preemption = "recompute"
+    """What happens to the KV cache of a preempted sequence: computed again, or moved to the host and back over PCIe."""
+    swap_space_bytes: SwapSpace = 0.0
+    """Host memory for swapped KV cache, bytes per GPU (or text such as "4 GB"); needed with ``preemption: swap``."""
+    verify: Verify = "ragged"
+    """``padded``: as soon as one sequence has drafts, γ + 1 tokens of every sequence pass through the target. ``ragged``:
+    each sequence's own number of tokens does."""
+    overlap: bool = False
+    """Asynchronous scheduling: the host prepares a step while the GPU computes the one before, and is waited for only
+    where it takes longer."""
+    hybrid_kv: bool = False
+    """Layers with a sliding window keep only their window in the KV pool; else they are charged the full context."""
+    graph_capture_sizes: tuple[int, ...] = ()
+    """Token counts of the captured CUDA graphs, rising; a step runs at the next one, past the last without graph. None
+    given: graphs of every size."""
+    graphs: Graphs = "all"
+    """Steps that a graph may serve: all, ``decode`` those without prompt tokens, none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EngineSettings:
+        for field in ("block_tokens", "max_sequences", "max_batched_tokens"):
+            _between(field, getattr(self, field), 1, _MOST)
+        _between("max_waiting", self.max_waiting, 0, _MOST)
+        if not 0.0 <= self.watermark < 1.0:
+            raise InputError("watermark", self.watermark, "be at least 0 and below 1")
+        if self.queue_timeout_s is not None and self.queue_timeout_s <= 0:
+            raise InputError("queue_timeout_s", self.queue_timeout_s, "be above 0 s; leave it out for no time-out")
+        if self.swap_space_bytes < 0:
+            raise InputError("swap_space_bytes", self.swap_space_bytes, "be at least 0 bytes")
+        if self.preemption == "swap" and self.swap_space_bytes == 0:
+            raise InputError("swap_space_bytes", 0, "be above 0 where preemption is swap")
+        if self.preemption != "swap" and self.swap_space_bytes > 0:
+            raise InputError("swap_space_bytes", self.swap_space_bytes, f"be 0 where preemption is {self.preemption}")
+        sizes = self.graph_capture_sizes
+        if any(size < 1 or size > _MOST for size in sizes):
+            raise InputError("graph_capture_sizes", list(sizes), f"be token counts between 1 and {_MOST}")
+        if any(after <= before for before, after in pairwise(sizes)):
+            raise InputError("graph_capture_sizes", list(sizes), "rise from each to the next")
+        return self
+
+
+def _between(field: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise InputError(field, value, f"be between {least} and {most}")
 
 
 class EngineFile(Record):
@@ -85,10 +167,18 @@ class Engine:
     """Added per speculative round: rejection sampling, rolling the KV back."""
     host_ngram_per_sequence_s: float
     """CPU time of one n-gram look-up."""
+    host_eager_step_s: float
+    """CPU time to launch the kernels of a step that no CUDA graph covers, beyond `host_step_s`, whatever the model."""
+    host_eager_layer_s: float
+    """The same per decoder layer."""
     reserved_bytes: float
     """Per GPU, beyond weights, KV and activations: CUDA context, graphs, communication buffers."""
     settings: EngineSettings
     provenance: dict[str, Provenance]
+
+    def eager_s(self, layers: int) -> float:
+        """CPU time to launch a step of `layers` decoder layers kernel by kernel: e + l·layers, s."""
+        return self.host_eager_step_s + self.host_eager_layer_s * layers
 
     def host_s(self, sequences: float, draft_passes: int = 0, speculating: bool = False, ngram: bool = False) -> float:
         """Host time of one step: h + s·B, with speculation + r + d·passes, with n-gram look-up + n·B."""
@@ -111,6 +201,9 @@ def engine_from(file: EngineFile, where: str = "engine") -> Engine:
     si, provenance = read_figures(file.figures, _FIGURES, file.sources, where)
     for key in _FIGURES:
         if key not in si:
+            if key in _OPTIONAL:
+                si[key], provenance[key] = 0.0, _NOT_GIVEN
+                continue
             raise InputError(f"figures.{key}", "(absent)", "be given", where=where)
         if si[key] < 0:
             raise InputError(f"figures.{key}", file.figures[key].value, "be at least 0", where=where)
@@ -122,6 +215,8 @@ def engine_from(file: EngineFile, where: str = "engine") -> Engine:
         host_draft_pass_s=si["host_draft_pass"],
         host_speculative_round_s=si["host_speculative_round"],
         host_ngram_per_sequence_s=si["host_ngram_per_sequence"],
+        host_eager_step_s=si["host_eager_step"],
+        host_eager_layer_s=si["host_eager_layer"],
         reserved_bytes=si["reserved"],
         settings=file.settings,
         provenance=provenance,
