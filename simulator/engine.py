@@ -6,8 +6,8 @@ belongs to the engine, not to the GPU, and decides small-batch speculation as mu
 
 from __future__ import annotations
 
-from itertools import pairwise
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
