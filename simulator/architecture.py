@@ -112,6 +112,8 @@ class Decoder:
     max_context_tokens: int | None
     attention: Attention
     layer_kinds: tuple[LayerKind, ...]
+    layer_order: tuple[int, ...]
+    """Which of `layer_kinds` each layer is, from the embedding to the head."""
     tied_head: bool
     """Whether the LM head is the embedding matrix."""
     dtype: str

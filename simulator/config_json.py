@@ -30,7 +30,9 @@ def decoder_from(config: Mapping[str, Any], *, name: str, where: str) -> Decoder
         raise given.error("max_position_embeddings", "(absent)", "be given: it is the length of the position table")
     windows = _windows(given, layers)
     mlps = _mlps(given, family, layers, hidden_size)
-    kinds = Counter(zip(windows, mlps, strict=True))
+    shapes = list(zip(windows, mlps, strict=True))
+    kinds = Counter(shapes)
+    number = {shape: i for i, shape in enumerate(kinds)}
     attention = _attention(given, family, hidden_size)
     projected = given.count("word_embed_proj_dim", default=hidden_size)
     if projected != hidden_size:
@@ -43,6 +45,7 @@ def decoder_from(config: Mapping[str, Any], *, name: str, where: str) -> Decoder
         max_context_tokens=context,
         attention=attention,
         layer_kinds=tuple(LayerKind(count, window, mlp) for (window, mlp), count in kinds.items()),
+        layer_order=tuple(number[shape] for shape in shapes),
         tied_head=given.flag("tie_word_embeddings", default=family.tied),
         dtype=_dtype(given),
         quantization=weight_quantization(given, layers, hidden_size),

@@ -92,6 +92,10 @@ class GpuFile(Record):
     """Link between the GPUs of one node (a file of ``hardware_profiles/links``)."""
     host_link: str
     """Link to the host."""
+    host_link_source: str = ""
+    """Which of `sources` says so."""
+    network_link: str = "infiniband-ndr-400"
+    """Link between nodes, per GPU; by default one adapter of 400 Gbit/s per GPU, as in NVIDIA's DGX H100 and its like."""
     gpus_per_node: int = Field(default=8, ge=1)
     """GPUs that `node_link` joins."""
     sources: dict[str, Source]
@@ -140,6 +144,7 @@ class Gpu:
     dense_flop_per_s: Mapping[str, float]
     node_link: str
     host_link: str
+    network_link: str
     gpus_per_node: int
     provenance: Mapping[str, Provenance]
     profile: Path | None = None
@@ -208,6 +213,10 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
             raise InputError(f"figures.{key}", file.figures[key].value, "be greater than 0", where=where)
     if si["sm_count"] % 1:
         raise InputError("figures.sm_count", file.figures["sm_count"].value, "be a whole number", where=where)
+    if file.host_link_source:
+        if file.host_link_source not in file.sources:
+            raise UnknownName("host_link_source", file.host_link_source, file.sources, where=where, kind="source")
+        provenance["host_link"] = Provenance(file.host_link, file.sources[file.host_link_source], "")
     return Gpu(
         name=file.name,
         title=file.title,
@@ -227,6 +236,7 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
         dense_flop_per_s={dtype: si[key] for key, dtype in _FLOP_RATE.items() if key in si},
         node_link=file.node_link,
         host_link=file.host_link,
+        network_link=file.network_link,
         gpus_per_node=file.gpus_per_node,
         provenance=provenance,
         profile=path if "calibration" in data else None,

@@ -7,7 +7,6 @@ describes a whole table of batch sizes. Attention depends on who has how much co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +14,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.architecture import Decoder, LayerKind, Mla, Mlp, Moe
+from simulator.attention import (
+    AttentionLoad,
+    AttentionShape,
+    attention_load,
+    attention_pairs,
+    attention_shape,
+    kv_tokens_read,
+)
 from simulator.errors import InputError
+from simulator.experts import SPLIT_EVENLY, ExpertPlacement
+from simulator.pipeline import PipelineStage
 from simulator.quantization import Formats
 
+__all__ = [
+    "AttentionLoad",
+    "AttentionShape",
+    "FloatArray",
+    "Operator",
+    "attention_load",
+    "attention_pairs",
+    "attention_shape",
+    "check_tensor_parallel",
+    "edge_operators",
+    "embedding_weight_bytes",
+    "head_operators",
+    "head_weight_bytes",
+    "kv_tokens_read",
+    "layer_operators",
+    "send_operators",
+    "stored_weight_bytes",
+]
+
 FloatArray = NDArray[np.float64]
-Kind = Literal["matmul", "elementwise", "all_reduce", "all_gather"]
+Kind = Literal["matmul", "elementwise", "all_reduce", "all_gather", "all_to_all", "point_to_point"]
+COLLECTIVES = ("all_reduce", "all_gather", "all_to_all", "point_to_point")
 
 
 @dataclass(frozen=True)
@@ -41,69 +70,7 @@ class Operator:
     dtype: str = "bf16"
     """Format the product is computed in."""
     message_bytes: FloatArray | None = None
-    """What an all-reduce sums, or what every rank holds after an all-gather."""
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """What attention over one token's context costs, per layer and rank."""
-
-    heads: float
-    kv_heads: float
-    head_dim: int
-    kv_bytes_per_token: float
-    decode_flop_per_pair: float
-    """FLOP for one query token and one cached token, few queries per sequence."""
-    prefill_flop_per_pair: float
-    """The same for a long chunk of queries (MLA then uses its expanded form)."""
-    prefill_kv_heads: float
-    """KV heads that a long chunk works on: `kv_heads`, or every head of expanded MLA."""
-    prefill_head_dim: int
-    """Its head_dim; the mean of key and value for expanded MLA."""
-
-
-@dataclass(frozen=True)
-class AttentionLoad:
-    """Sums over a group of sequences for layers with one window: what one attention kernel has to do."""
-
-    sequences: float
-    query_tokens: float
-    kv_tokens: float
-    """Cached and new tokens whose K and V are read once, Σ (min(c, w−1) + q)."""
-    pairs: float
-    """Query-key pairs, Σ over queries of the keys each attends to."""
-
-
-def attention_pairs(query_tokens: float, cached_tokens: float, window_tokens: float) -> float:
-    """Query-key pairs of one causal sequence: Σ_{t=1..q} min(c + t, w); without a window q·(c + (q+1)/2).
-
-    Plain arithmetic, so that the serving loop compiles it as it is.
-    """
-    if cached_tokens + query_tokens <= window_tokens:
-        return query_tokens * (cached_tokens + 0.5 * (query_tokens + 1.0))
-    if cached_tokens >= window_tokens:
-        return query_tokens * window_tokens
-    ramp = window_tokens - cached_tokens
-    return ramp * (cached_tokens + 0.5 * (ramp + 1.0)) + (query_tokens - ramp) * window_tokens
-
-
-def kv_tokens_read(query_tokens: float, cached_tokens: float, window_tokens: float) -> float:
-    """Tokens whose keys and values one sequence reads: min(c, w − 1) + q. Compiled by the serving loop as it is."""
-    return min(cached_tokens, window_tokens - 1.0) + query_tokens
-
-
-def attention_load(
-    new_tokens: Sequence[int] | NDArray[np.int64], cached_tokens: Sequence[int] | NDArray[np.int64], window: int | None
-) -> AttentionLoad:
-    """The sums of one group of sequences, lists of q_i and c_i."""
-    w = float(window) if window is not None else float("inf")
-    pairs = [(float(q), float(c)) for q, c in zip(new_tokens, cached_tokens, strict=True)]
-    return AttentionLoad(
-        sequences=float(len(pairs)),
-        query_tokens=sum(q for q, _ in pairs),
-        kv_tokens=sum(kv_tokens_read(q, c, w) for q, c in pairs),
-        pairs=sum(attention_pairs(q, c, w) for q, c in pairs),
-    )
+    """What an all-reduce sums, what every rank holds after an all-gather, or what one rank sends."""
 
 
 def check_tensor_parallel(decoder: Decoder, tp: int) -> None:
@@ -126,42 +93,14 @@ def check_tensor_parallel(decoder: Decoder, tp: int) -> None:
         raise InputError("tp", tp, f"divide the {kv} KV heads of {decoder.name}, or be a multiple of them")
 
 
-def attention_shape(decoder: Decoder, formats: Formats, tp: int) -> AttentionShape:
-    """Per-layer, per-rank attention shape. KV heads fewer than TP are replicated; MLA's latent is on every rank."""
-    a = decoder.attention
-    if a.mla is not None:
-        return _mla_shape(a.mla, a.heads / tp, formats)
-    kv_heads = max(1.0, a.kv_heads / tp)
-    return AttentionShape(
-        heads=a.heads / tp,
-        kv_heads=kv_heads,
-        head_dim=a.head_dim,
-        kv_bytes_per_token=2 * kv_heads * a.head_dim * formats.kv_bytes,
-        decode_flop_per_pair=4.0 * a.heads / tp * a.head_dim,
-        prefill_flop_per_pair=4.0 * a.heads / tp * a.head_dim,
-        prefill_kv_heads=kv_heads,
-        prefill_head_dim=a.head_dim,
-    )
-
-
-def _mla_shape(mla: Mla, heads: float, formats: Formats) -> AttentionShape:
-    # Decode absorbs W_UK into the query and W_UV into the output, so every head works on the latent itself (DeepSeek-V2,
-    # arXiv:2405.04434 §2.1): 2·(r + d_rope) FLOP for the score and 2·r for the value. Prefill expands K and V per head.
-    latent = mla.kv_lora_rank + mla.qk_rope_head_dim
-    expanded = mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim
-    return AttentionShape(
-        heads=heads,
-        kv_heads=1.0,
-        head_dim=latent,
-        kv_bytes_per_token=latent * formats.kv_bytes,
-        decode_flop_per_pair=heads * 2.0 * (latent + mla.kv_lora_rank),
-        prefill_flop_per_pair=heads * 2.0 * expanded,
-        prefill_kv_heads=heads,
-        prefill_head_dim=expanded // 2,
-    )
-
-
-def layer_operators(decoder: Decoder, kind: LayerKind, formats: Formats, tp: int, tokens: FloatArray) -> list[Operator]:
+def layer_operators(
+    decoder: Decoder,
+    kind: LayerKind,
+    formats: Formats,
+    tp: int,
+    tokens: FloatArray,
+    experts: ExpertPlacement = SPLIT_EVENLY,
+) -> list[Operator]:
     """The operators of one layer of `kind` in order, attention itself left out (it stands after ``rotary``)."""
     build = _Builder(decoder.hidden_size, formats, tokens)
     a, h = decoder.attention, decoder.hidden_size
@@ -180,7 +119,9 @@ def layer_operators(decoder: Decoder, kind: LayerKind, formats: Formats, tp: int
     if tp > 1:
         operators.append(build.all_reduce("attention_all_reduce"))
     operators.append(build.elementwise("post_norm", 4 * h))
-    operators += _moe(build, kind.mlp, h, tp) if isinstance(kind.mlp, Moe) else _mlp(build, kind.mlp, h, tp)
+    if isinstance(kind.mlp, Moe) and experts.ep > 1:
+        return operators + _spread_moe(build, kind.mlp, tp, experts)
+    operators += _moe(build, kind.mlp, h, tp, experts) if isinstance(kind.mlp, Moe) else _mlp(build, kind.mlp, h, tp)
     if tp > 1:
         operators.append(build.all_reduce("mlp_all_reduce"))
     return operators
@@ -201,6 +142,20 @@ def edge_operators(decoder: Decoder, formats: Formats, tokens: FloatArray, tp: i
     return operators
 
 
+def send_operators(decoder: Decoder, formats: Formats, tokens: FloatArray, tp: int) -> list[Operator]:
+    """What one stage of a pipeline hands to the next for every token: hidden state and residual, two vectors.
+
+    Every rank of the group sends its share, which the next group gathers. Source: vLLM, IntermediateTensors of the model and
+    `GroupCoordinator.send_tensor_dict`.
+    """
+    build = _Builder(decoder.hidden_size, formats, tokens)
+    values = 2 * decoder.hidden_size
+    operators = [build.collective("stage_send", "point_to_point", values / tp)]
+    if tp > 1:
+        operators.append(build.collective("stage_all_gather", "all_gather", values))
+    return operators
+
+
 def head_operators(decoder: Decoder, formats: Formats, tp: int, rows: FloatArray) -> list[Operator]:
     """LM head and sampling for the `rows` [points] whose logits are needed.
 
@@ -215,11 +170,6 @@ def head_operators(decoder: Decoder, formats: Formats, tp: int, rows: FloatArray
     return [*operators, build.elementwise("sampler", 2 * decoder.vocab_size * 4 / formats.model_bytes)]
 
 
-def experts_touched(tokens: FloatArray, experts: int, per_token: int) -> FloatArray:
-    """Expected distinct experts that `tokens` wake up under uniform routing: E·(1 − (1 − k/E)^T) (DESIGN §2)."""
-    return np.asarray(experts * (1.0 - (1.0 - per_token / experts) ** tokens))
-
-
 def embedding_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
     """Bytes of one rank's rows of the embedding, and of learned positions, which every rank has."""
     positions = decoder.embedding_parameters - decoder.vocab_size * decoder.hidden_size
@@ -230,22 +180,49 @@ def head_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
     """Bytes of one rank's columns of the LM head; 0 where it is the embedding itself, in the embedding's own format."""
     if decoder.tied_head and formats.head_bytes == formats.embedding_bytes:
         return 0.0
+    return _head_matrix_bytes(decoder, formats, tp)
+
+
+def _head_matrix_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
     return -(-decoder.vocab_size // tp) * decoder.hidden_size * formats.head_bytes
 
 
-def stored_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
-    """Bytes of weights that one rank keeps in HBM: all experts, embedding and LM head included."""
+def stored_weight_bytes(
+    decoder: Decoder,
+    formats: Formats,
+    tp: int,
+    experts: ExpertPlacement = SPLIT_EVENLY,
+    stage: PipelineStage | None = None,
+) -> float:
+    """Bytes of weights that one rank keeps in HBM: its experts, embedding and LM head included; of the whole model or a stage.
+
+    A last stage that has no embedding keeps its own LM head even where the two are one matrix.
+    """
     one = np.ones(1)
     total = 0.0
-    for kind in decoder.layer_kinds:
-        operators = layer_operators(decoder, kind, formats, tp, one)
+    counts = stage.counts if stage else tuple(kind.count for kind in decoder.layer_kinds)
+    for kind, count in zip(decoder.layer_kinds, counts, strict=True):
+        operators = layer_operators(decoder, kind, formats, tp, one, experts)
         layer = sum(float(o.weight_bytes[0]) for o in operators if not o.name.startswith("experts_"))
         if isinstance(kind.mlp, Moe):
             matrices = 3 if kind.mlp.gated else 2
-            layer += kind.mlp.experts * matrices * decoder.hidden_size * kind.mlp.width / tp * formats.weight_bytes
-        total += kind.count * layer
-    total += sum(float(o.weight_bytes[0]) for o in edge_operators(decoder, formats, one))
-    return total + embedding_weight_bytes(decoder, formats, tp) + head_weight_bytes(decoder, formats, tp)
+            split = tp if experts.ep == 1 else 1
+            layer += (
+                experts.on_one(kind.mlp)
+                * matrices
+                * decoder.hidden_size
+                * kind.mlp.width
+                / split
+                * formats.weight_bytes
+            )
+        total += count * layer
+    if stage is None or stage.first:
+        total += sum(float(o.weight_bytes[0]) for o in edge_operators(decoder, formats, one))
+        total += embedding_weight_bytes(decoder, formats, tp)
+    if stage is None or stage.last:
+        alone = stage is not None and not stage.first
+        total += _head_matrix_bytes(decoder, formats, tp) if alone else head_weight_bytes(decoder, formats, tp)
+    return total
 
 
 class _Builder:
@@ -270,10 +247,9 @@ class _Builder:
             dtype=f.activations if quantised else _sixteen_bit(f),
         )
 
-    def grouped(self, name: str, moe: Moe, k: int, n: int) -> Operator:
+    def grouped(self, name: str, touched: FloatArray, rows: FloatArray, k: int, n: int) -> Operator:
+        """One product per touched expert, `rows` of them together."""
         f = self.formats
-        touched = experts_touched(self.tokens, moe.experts, moe.experts_per_token)
-        rows = self.tokens * moe.experts_per_token
         return Operator(
             name=name,
             kind="matmul",
@@ -292,12 +268,12 @@ class _Builder:
         return Operator(name, "elementwise", self.zero, self.zero, moved, self.tokens)
 
     def all_reduce(self, name: str) -> Operator:
-        return self._collective(name, "all_reduce", self.hidden_size)
+        return self.collective(name, "all_reduce", self.hidden_size)
 
     def all_gather(self, name: str, values_per_token: int) -> Operator:
-        return self._collective(name, "all_gather", values_per_token)
+        return self.collective(name, "all_gather", values_per_token)
 
-    def _collective(self, name: str, kind: Kind, values_per_token: int) -> Operator:
+    def collective(self, name: str, kind: Kind, values_per_token: float) -> Operator:
         message = self.tokens * values_per_token * self.formats.model_bytes
         return Operator(name, kind, self.zero, self.zero, self.zero, self.tokens, message_bytes=message)
 
@@ -317,16 +293,45 @@ def _mlp(build: _Builder, mlp: Mlp, h: int, tp: int, name: str = "") -> list[Ope
     ]
 
 
-def _moe(build: _Builder, moe: Moe, h: int, tp: int) -> list[Operator]:
-    width, up = moe.width // tp, 2 if moe.gated else 1
+def _moe(build: _Builder, moe: Moe, h: int, tp: int, experts: ExpertPlacement) -> list[Operator]:
     operators = [
         build.matmul("router", h, moe.experts, build.formats.router_weight_bytes),
-        build.grouped("experts_gate_up", moe, h, up * width),
-        build.elementwise("experts_activation", moe.experts_per_token * (up + 1) * width),
-        build.grouped("experts_down", moe, width, h),
+        *_experts(build, moe, moe.width // tp, experts, build.tokens),
     ]
     if moe.shared_width:
         operators += _mlp(build, Mlp(moe.shared_width, moe.gated, moe.bias), h, tp, name="shared_")
+    return operators
+
+
+def _experts(build: _Builder, moe: Moe, width: int, experts: ExpertPlacement, tokens: FloatArray) -> list[Operator]:
+    touched, rows = experts.touched(tokens, moe), experts.rows(tokens, moe)
+    up, h = 2 if moe.gated else 1, build.hidden_size
+    return [
+        build.grouped("experts_gate_up", touched, rows, h, up * width),
+        _Builder(h, build.formats, rows).elementwise("experts_activation", (up + 1) * width),
+        build.grouped("experts_down", touched, rows, width, h),
+    ]
+
+
+def _spread_moe(build: _Builder, moe: Moe, tp: int, experts: ExpertPlacement) -> list[Operator]:
+    """Whole experts on `ep` GPUs: each rank routes ⌈T/tp⌉ tokens of its own, and has the shared experts to itself.
+
+    Dispatch sends a copy of the token to each of its k experts in the format they compute in, combine brings as many results
+    back in the model's own; the busiest GPU takes part with `skew` times the mean.
+    """
+    h, f = build.hidden_size, build.formats
+    own = _Builder(h, f, np.ceil(build.tokens / tp))
+    copies = moe.experts_per_token * experts.skew
+    operators = [
+        own.matmul("router", h, moe.experts, f.router_weight_bytes),
+        own.collective("experts_all_to_all", "all_to_all", copies * h * f.activation_bytes / f.model_bytes),
+        *_experts(own, moe, moe.width, experts, build.tokens * (experts.ep / tp)),
+        own.collective("combine_all_to_all", "all_to_all", copies * h),
+    ]
+    if moe.shared_width:
+        operators += _mlp(own, Mlp(moe.shared_width, moe.gated, moe.bias), h, 1, name="shared_")
+    if tp > 1:
+        operators.append(build.collective("mlp_all_gather", "all_gather", h))
     return operators
 
 

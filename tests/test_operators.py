@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from simulator.architecture import Decoder, Moe, load_decoder
 from simulator.errors import InputError
+from simulator.experts import SPLIT_EVENLY
 from simulator.operators import (
     attention_load,
     attention_pairs,
     attention_shape,
     check_tensor_parallel,
     edge_operators,
-    experts_touched,
     head_operators,
     kv_tokens_read,
     layer_operators,
@@ -132,7 +132,7 @@ def test_keys_are_read_once_however_many_queries_share_them():
 
 
 def test_experts_touched_limits():
-    touched = experts_touched(np.array([0.0, 1.0, 2.0, 1e6]), 64, 6)
+    touched = SPLIT_EVENLY.touched(np.array([0.0, 1.0, 2.0, 1e6]), Moe(64, 6, 32, True, False, 0))
     assert touched[:2] == pytest.approx([0.0, 6.0])
     assert touched[2] == pytest.approx(12 - 6 * 6 / 64)  # inclusion and exclusion
     assert touched[3] == 64
@@ -143,7 +143,7 @@ def test_experts_touched_against_sampling(tokens, per_token):
     n = 4000
     chosen = np.random.default_rng(1).random((n, tokens, 16)).argsort(axis=2)[:, :, :per_token]
     drawn = [len(np.unique(round_)) for round_ in chosen]
-    expected = experts_touched(np.array([float(tokens)]), 16, per_token)[0]
+    expected = SPLIT_EVENLY.touched(np.array([float(tokens)]), Moe(16, per_token, 32, True, False, 0))[0]
     assert abs(np.mean(drawn) - expected) <= 4 * np.std(drawn) / np.sqrt(n) + 1e-9
 
 

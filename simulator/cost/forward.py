@@ -9,12 +9,12 @@ Three views of one model of cost, equal by test:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.architecture import Decoder
-from simulator.cost.collectives import all_gather_s, all_reduce_s
+from simulator.architecture import Decoder, LayerKind
+from simulator.cost.breakdown import CAUSES, Batch, OperatorCost, PassCost
+from simulator.cost.collectives import all_gather_s, all_reduce_s, all_to_all_s, point_to_point_s
 from simulator.cost.efficiency import Efficiency, load_efficiency
 from simulator.cost.graphs import EVERY_SIZE, GraphCapture
 from simulator.cost.roofline import (
@@ -26,10 +26,11 @@ from simulator.cost.roofline import (
     matmul_time,
     one_kernel,
 )
-from simulator.cost.streaming import Stage
 from simulator.cost.tables import AttentionKind, FastTables
+from simulator.experts import SPLIT_EVENLY, ExpertPlacement
 from simulator.hardware import Gpu, Link, load_link
 from simulator.operators import (
+    COLLECTIVES,
     AttentionLoad,
     FloatArray,
     Operator,
@@ -39,7 +40,9 @@ from simulator.operators import (
     edge_operators,
     head_operators,
     layer_operators,
+    send_operators,
 )
+from simulator.pipeline import pipeline_stages
 from simulator.quantization import Formats, Quantization, resolve
 
 __all__ = [
@@ -56,135 +59,16 @@ __all__ = [
 DECODE_QUERY_LIMIT = 16
 """Up to this many new tokens a sequence goes to the decode attention kernel; longer runs are prefill."""
 
-CAUSES = ("weights", "kv_cache", "activations", "compute", "launch", "communication", "host")
-"""What the seconds of a step are spent on; the shares of all causes add up to the step."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One pass: sequences with `new_tokens` on top of `cached_tokens`; logits are needed for `rows` of them."""
-
-    new_tokens: tuple[int, ...]
-    cached_tokens: tuple[int, ...]
-    rows: int
-
-    @classmethod
-    def decode(cls, sequences: int, context_tokens: int, new_tokens: int = 1) -> Batch:
-        """`sequences` equal sequences that each check `new_tokens` (1 for plain decoding, γ + 1 for verification)."""
-        return cls((new_tokens,) * sequences, (context_tokens,) * sequences, sequences * new_tokens)
-
-    @classmethod
-    def prefill(cls, prompt_tokens: int) -> Batch:
-        """One whole prompt."""
-        return cls((prompt_tokens,), (0,), 1)
-
-    @property
-    def tokens(self) -> int:
-        """New tokens of all sequences together."""
-        return sum(self.new_tokens)
-
-
-@dataclass(frozen=True)
-class OperatorCost:
-    """One operator of the pass, priced; times and amounts are of one occurrence on one rank."""
-
-    name: str
-    repeat: int
-    """How often it occurs in the pass (layers of its kind)."""
-    total_s: float
-    memory_s: float
-    compute_s: float
-    """What the SMs would need if all operands were at hand: padded tiles, part-filled waves and serial loops included."""
-    overhead_s: float
-    arithmetic_s: float = 0.0
-    """The FLOP alone, at the rate that large tiles reach: the part of `compute_s` in which the SMs really multiply."""
-    weight_bytes: float = 0.0
-    kv_bytes: float = 0.0
-    activation_bytes: float = 0.0
-    flop: float = 0.0
-    message_bytes: float = 0.0
-
-    @property
-    def bytes_(self) -> float:
-        """All bytes moved between HBM and SMs."""
-        return self.weight_bytes + self.kv_bytes + self.activation_bytes
-
-    def by_cause(self) -> dict[str, float]:
-        """Seconds by cause, adding up to `total_s`: the slower of memory and compute is charged in full, the other one
-        for what sticks out."""
-        if self.message_bytes:
-            return {"communication": self.total_s}
-        rest_s = self.total_s - self.overhead_s
-        memory_s = self.memory_s if self.memory_s >= self.compute_s else rest_s - self.compute_s
-        per_byte = memory_s / self.bytes_ if self.bytes_ else 0.0
-        return {
-            "weights": per_byte * self.weight_bytes,
-            "kv_cache": per_byte * self.kv_bytes,
-            "activations": per_byte * self.activation_bytes,
-            "compute": rest_s - memory_s,
-            "launch": self.overhead_s,
-        }
-
-
-@dataclass(frozen=True)
-class PassCost:
-    """One forward pass on one rank (all ranks of a TP group do the same at the same time)."""
-
-    layers: tuple[tuple[int, tuple[OperatorCost, ...]], ...]
-    """Groups of identical layers: how many, and the operators of one, in order."""
-    before: tuple[OperatorCost, ...]
-    after: tuple[OperatorCost, ...]
-
-    @property
-    def operators(self) -> tuple[OperatorCost, ...]:
-        """Every operator once, with its `repeat`."""
-        return (*self.before, *(o for _, group in self.layers for o in group), *self.after)
-
-    def total(self, field: str) -> float:
-        """Sum over the pass of a numeric field or property of `OperatorCost`, e.g. ``"flop"``."""
-        return sum(float(getattr(o, field)) * o.repeat for o in self.operators)
-
-    @property
-    def seconds(self) -> float:
-        """Time of the pass without the engine's host time."""
-        return self.total("total_s")
-
-    def by_cause(self) -> dict[str, float]:
-        """Seconds by cause; they add up to `seconds`."""
-        sums = dict.fromkeys(CAUSES, 0.0)
-        for operator in self.operators:
-            for cause, seconds in operator.by_cause().items():
-                sums[cause] += operator.repeat * seconds
-        return sums
-
-    def stages(self, kept: float = 0.0, slower: float = 1.0) -> list[Stage]:
-        """The pass as the layer pipeline's stages, layer by layer; streamed one after the other they take `seconds`.
-
-        What-ifs: the share `kept` of every matrix never leaves the desk (today's keeps none), and loads take `slower` times
-        as long (a desk too small to cover HBM's latency).
-        """
-        stages = [_stage(o, -1, kept, slower) for o in self.before]
-        layer = 0
-        for count, group in self.layers:
-            for _ in range(count):
-                stages += [_stage(o, layer, kept, slower) for o in group]
-                layer += 1
-        return stages + [_stage(o, -1, kept, slower) for o in self.after]
-
-
-def _stage(o: OperatorCost, layer: int, kept: float, slower: float) -> Stage:
-    share = 1.0 - kept * o.weight_bytes / o.bytes_ if o.bytes_ else 1.0
-    load_s = o.memory_s * share * slower
-    # Neither side makes headway while a kernel starts, in what the smooth maximum adds to the slower side, and while the
-    # SMs wait inside a kernel for longer than the load takes.
-    gap_s = max(0.0, o.total_s - max(o.memory_s, o.compute_s)) + max(0.0, o.compute_s - max(load_s, o.arithmetic_s))
-    return Stage(o.name, layer, gap_s, load_s, o.arithmetic_s, round(o.bytes_ * share))
-
 
 class ForwardCost:
-    """The cost of passes of one model on one tensor-parallel group.
+    """The cost of passes of one model on one tensor-parallel group, or on a pipeline of `pp` such groups.
 
-    Raises InputError when `tp` does not divide the model, or exceeds what one node's link joins.
+    A pipeline works on `pp` micro-batches at a time, one in each stage, and its slowest stage sets the pace: times are those
+    that one micro-batch takes through all stages, pp·(slowest stage + handing over). Where stages are not alike, the LM head
+    is charged for what it adds to the slowest stage beyond the layers that the last one has fewer. Bytes and FLOP are those
+    of all stages, which is what the mean GPU moves and multiplies for one step of `pp` micro-batches.
+
+    Raises InputError when `tp`, `pp` or the experts' placement do not suit the model.
     """
 
     def __init__(
@@ -193,18 +77,25 @@ class ForwardCost:
         gpu: Gpu,
         *,
         tp: int = 1,
+        pp: int = 1,
+        experts: ExpertPlacement = SPLIT_EVENLY,
         quantization: Quantization | None = None,
         link: Link | None = None,
+        network: Link | None = None,
         efficiency: Efficiency | None = None,
         back_to_back: bool = False,
     ):
-        """`back_to_back`: the pass is repeated at once (draft passes), so what fits the resident part of L2 stays there."""
+        """`link` joins the GPUs of one node, `network` nodes. `back_to_back`: the pass is repeated at once (draft passes), so
+        what fits the resident part of L2 stays there."""
         check_tensor_parallel(decoder, tp)
-        self.decoder, self.gpu, self.tp = decoder, gpu, tp
+        experts.check(decoder, tp)
+        self.decoder, self.gpu, self.tp, self.pp, self.experts = decoder, gpu, tp, pp, experts
+        self.stages = pipeline_stages(decoder, pp)
         self.quantization = quantization or Quantization()
         self.formats: Formats = resolve(self.quantization, decoder)
         self.efficiency = efficiency or load_efficiency(gpu)
         self.link = link or load_link(gpu.node_link)
+        self.network = network or load_link(gpu.network_link)
         self.shape = attention_shape(decoder, self.formats, tp)
         self.back_to_back = back_to_back
         self._resident_share = self._l2_share() if back_to_back else 0.0
@@ -226,35 +117,54 @@ class ForwardCost:
             self.prefill_rates = self.prefill_rates._replace(takes_decode=0.0)
         self.kinds = tuple(
             AttentionKind(
-                float(kind.count),
-                float(kind.window_tokens) if kind.window_tokens is not None else float("inf"),
-                shape.kv_bytes_per_token,
-                shape.decode_flop_per_pair,
-                shape.prefill_flop_per_pair,
+                layers, window, shape.kv_bytes_per_token, shape.decode_flop_per_pair, shape.prefill_flop_per_pair
             )
-            for kind in decoder.layer_kinds
+            for layers, window in self._attention_layers()
         )
+
+    def _attention_layers(self) -> list[tuple[float, float]]:
+        """How often attention is paid for, and its window; in a pipeline pp times the most layers that a stage has of it."""
+        windows = [
+            float("inf") if k.window_tokens is None else float(k.window_tokens) for k in self.decoder.layer_kinds
+        ]
+        if self.pp == 1:
+            return [(float(kind.count), window) for kind, window in zip(self.decoder.layer_kinds, windows, strict=True)]
+        found = []
+        for window in dict.fromkeys(windows):
+            counts = [sum(n for n, w in zip(s.counts, windows, strict=True) if w == window) for s in self.stages]
+            found.append((float(self.pp * max(counts)), window))
+        return found
 
     def on(self, efficiency: Efficiency) -> ForwardCost:
         """The same passes on other efficiencies."""
         return ForwardCost(
-            self.decoder, self.gpu, tp=self.tp, quantization=self.quantization, link=self.link, efficiency=efficiency,
-            back_to_back=self.back_to_back,
+            self.decoder, self.gpu, tp=self.tp, pp=self.pp, experts=self.experts, quantization=self.quantization,
+            link=self.link, network=self.network, efficiency=efficiency, back_to_back=self.back_to_back,
         )  # fmt: skip
 
     # --- whole arrays ----------------------------------------------------------------------------------------------
     def linear(self, tokens: FloatArray) -> FloatArray:
         """Seconds [points] of all that depends on the number of tokens only: matmuls, norms, collectives."""
-        return self._sum(self._linear_operators(tokens), 0)
+        if self.pp == 1:
+            return self._sum(self._linear_operators(tokens), 0)
+        sends = [(1, o) for o in send_operators(self.decoder, self.formats, np.asarray(tokens, dtype=float), self.tp)]
+        return self.pp * (np.max(self._stage_s(tokens), axis=0) + self._sum(sends, 0))
 
     def head(self, rows: FloatArray) -> FloatArray:
         """Seconds [points] of LM head and sampler for `rows` of logits."""
-        return self._sum([(1, o) for o in head_operators(self.decoder, self.formats, self.tp, rows)], 0)
+        head_s = self._sum(self._head_operators(rows), 0)
+        if self.pp == 1:
+            return head_s
+        # Every row is a token that went through the layers, hence at least as many tokens wait for the slowest stage.
+        stage_s = self._stage_s(rows)
+        return self.pp * np.maximum(0.0, head_s - (np.max(stage_s, axis=0) - stage_s[-1]))
 
     def attention(self, new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> float:
         """Seconds of the attention kernels of all layers for these sequences."""
-        parts = self._attention_costs(new_tokens, cached_tokens)
-        return sum(o.repeat * o.total_s for costs in parts for o in costs)
+        layers = [(int(kind.layers), kind.window_tokens) for kind in self.kinds]
+        return sum(
+            o.repeat * o.total_s for costs in self._attention_costs(new_tokens, cached_tokens, layers) for o in costs
+        )
 
     def seconds(self, batch: Batch) -> float:
         """Seconds of one pass, without its breakdown."""
@@ -267,11 +177,10 @@ class ForwardCost:
         graphs = capture or EVERY_SIZE
         padded = [graphs.padded(max_tokens, prompts) for prompts in (False, True)]
         points, back = np.unique(np.concatenate([np.arange(max_tokens + 1), *padded]), return_inverse=True)
-        operators = self._linear_operators(points.astype(float))
-        linear = np.stack([self._sum(operators, what) for what in (0, 1, 2)])
-        rows = np.arange(max_rows + 1, dtype=float)
-        heads = [(1, o) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
-        head = np.stack([self._sum(heads, what) for what in (0, 1, 2)])
+        tokens, rows = points.astype(float), np.arange(max_rows + 1, dtype=float)
+        operators, heads = self._linear_operators(tokens), self._head_operators(rows)
+        linear = np.stack([self.linear(tokens), self._sum(operators, 1), self._sum(operators, 2)])
+        head = np.stack([self.head(rows), self._sum(heads, 1), self._sum(heads, 2)])
         own, *planes = (linear[:, part] for part in np.split(back, 3))
         return FastTables(
             linear_s=own[0],
@@ -286,22 +195,32 @@ class ForwardCost:
             linear=np.stack(planes),
             head=head,
             extra_host_s=np.stack([graphs.extra_host_s(max_tokens, prompts) for prompts in (False, True)]),
+            pipeline=self.pp,
         )
 
     # --- one pass in detail ------------------------------------------------------------------------------------------
     def pass_cost(self, batch: Batch) -> PassCost:
-        """Every operator of one pass of `batch`, priced."""
+        """Every operator of one pass of `batch`, priced; with a pipeline also what handing over and waiting take."""
         tokens, rows = np.array([float(batch.tokens)]), np.array([float(batch.rows)])
-        attention = self._attention_costs(batch.new_tokens, batch.cached_tokens)
+        kinds = [
+            (k.count, float("inf") if k.window_tokens is None else k.window_tokens) for k in self.decoder.layer_kinds
+        ]
+        attention = self._attention_costs(batch.new_tokens, batch.cached_tokens, kinds)
         layers = []
         for kind, kernels in zip(self.decoder.layer_kinds, attention, strict=True):
-            operators = layer_operators(self.decoder, kind, self.formats, self.tp, tokens)
+            operators = layer_operators(self.decoder, kind, self.formats, self.tp, tokens, self.experts)
             costs = [self._cost(o, kind.count) for o in operators]
             at = 1 + next(i for i, o in enumerate(operators) if o.name == "rotary")
             layers.append((kind.count, (*costs[:at], *kernels, *costs[at:])))
         edges = [self._cost(o, 1) for o in edge_operators(self.decoder, self.formats, tokens, self.tp)]
-        heads = [self._cost(o, 1) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
-        return PassCost(tuple(layers), tuple(edges[:-1]), (edges[-1], *(heads if batch.rows else ())))
+        heads = [self._cost(o, 1) for _, o in self._head_operators(rows)]
+        alone = PassCost(tuple(layers), tuple(edges[:-1]), (edges[-1], *(heads if batch.rows else ())))
+        if self.pp == 1:
+            return alone
+        sends = [self._cost(o, self.pp) for o in send_operators(self.decoder, self.formats, tokens, self.tp)]
+        waiting_s = self.seconds(batch) - alone.seconds - sum(o.repeat * o.total_s for o in sends)
+        bubble = OperatorCost("pipeline_bubble", 1, waiting_s, 0.0, 0.0, waiting_s, waiting=True)
+        return PassCost(alone.layers, alone.before, (*alone.after, *sends, bubble))
 
     def _cost(self, o: Operator, repeat: int) -> OperatorCost:
         total_s, memory_s, compute_s, overhead_s = (float(part[0]) for part in self._time(o))
@@ -313,8 +232,10 @@ class ForwardCost:
             o.name, repeat, total_s, memory_s, compute_s, overhead_s, arithmetic_s, weight, 0.0, activation, flop, message,
         )  # fmt: skip
 
-    def _attention_costs(self, new: Sequence[int], cached: Sequence[int]) -> list[list[OperatorCost]]:
-        """For each layer kind, its decode and prefill attention kernels, those that have anything to do."""
+    def _attention_costs(
+        self, new: Sequence[int], cached: Sequence[int], kinds: Sequence[tuple[int, float]]
+    ) -> list[list[OperatorCost]]:
+        """For each (layers, window) its decode and prefill attention kernels, those that have anything to do."""
         short = [i for i, q in enumerate(new) if 0 < q <= DECODE_QUERY_LIMIT]
         long = [i for i, q in enumerate(new) if q > DECODE_QUERY_LIMIT]
         together = one_kernel(len(short), sum(new[i] for i in short), len(long), self.prefill_rates)
@@ -329,10 +250,10 @@ class ForwardCost:
                 groups.append((name, [new[i] for i in picked], [cached[i] for i in picked], rates, saved_s))
         return [
             [
-                self._attention_cost(name, attention_load(q, c, kind.window_tokens), rates, kind.count, saved_s)
+                self._attention_cost(name, attention_load(q, c, window), rates, count, saved_s)
                 for name, q, c, rates, saved_s in groups
             ]
-            for kind in self.decoder.layer_kinds
+            for count, window in kinds
         ]
 
     def _attention_cost(
@@ -353,22 +274,38 @@ class ForwardCost:
     # --- pricing -------------------------------------------------------------------------------------------------
     def _linear_operators(self, tokens: FloatArray) -> list[tuple[int, Operator]]:
         tokens = np.asarray(tokens, dtype=float)
-        operators = [
-            (kind.count, o)
-            for kind in self.decoder.layer_kinds
-            for o in layer_operators(self.decoder, kind, self.formats, self.tp, tokens)
-        ]
+        # Layers that differ in their window alone share their operators, which are then priced once.
+        made = {k.mlp: k for k in self.decoder.layer_kinds}
+        layer = {mlp: self._layer(kind, tokens) for mlp, kind in made.items()}
+        operators = [(kind.count, o) for kind in self.decoder.layer_kinds for o in layer[kind.mlp]]
         return operators + [(1, o) for o in edge_operators(self.decoder, self.formats, tokens, self.tp)]
+
+    def _layer(self, kind: LayerKind, tokens: FloatArray) -> list[Operator]:
+        return layer_operators(self.decoder, kind, self.formats, self.tp, tokens, self.experts)
+
+    def _head_operators(self, rows: FloatArray) -> list[tuple[int, Operator]]:
+        return [(1, o) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
+
+    def _stage_s(self, tokens: FloatArray) -> FloatArray:
+        """Seconds [stage, points] that each stage spends on `tokens`, without attention, LM head and handing over."""
+        tokens = np.asarray(tokens, dtype=float)
+        made = {k.mlp: self._sum([(1, o) for o in self._layer(k, tokens)], 0) for k in self.decoder.layer_kinds}
+        *front, norm = edge_operators(self.decoder, self.formats, tokens, self.tp)
+        found = []
+        for stage in self.stages:
+            parts = [n * made[k.mlp] for n, k in zip(stage.counts, self.decoder.layer_kinds, strict=True)]
+            parts += [self._time(o)[0] for o in front] if stage.first else []
+            parts += [self._time(norm)[0]] if stage.last else []
+            found.append(sum(parts))
+        return np.array(found, dtype=float)
 
     def _time(self, o: Operator) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """(total, memory, compute, overhead) seconds [points]; nothing to do takes no time."""
         work = o.m > 0
         zero = np.zeros_like(o.m)
-        slower = self.efficiency.slower.get("all_reduce" if o.kind == "all_gather" else o.kind, 1.0)
-        if o.kind in ("all_reduce", "all_gather"):
-            collective_s = all_reduce_s if o.kind == "all_reduce" else all_gather_s
-            total = collective_s(o.message_bytes, self.tp, self.link, self.efficiency.all_reduce) * slower
-            total = np.where(work, total, 0.0)
+        slower = self.efficiency.slower.get("all_reduce" if o.kind in COLLECTIVES else o.kind, 1.0)
+        if o.kind in COLLECTIVES:
+            total = np.where(work, self._collective_s(o) * slower, 0.0)
             return total, zero, zero, total
         if o.kind == "elementwise":
             t = elementwise_time(o.activation_bytes, work.astype(float), self.gpu, self.efficiency.elementwise)
@@ -388,10 +325,25 @@ class ForwardCost:
         )
         return tuple(np.where(work, part * slower, 0.0) for part in t)  # type: ignore[return-value]
 
+    def _collective_s(self, o: Operator) -> FloatArray:
+        e, message, per_node = self.efficiency.all_reduce, o.message_bytes, self.gpu.gpus_per_node
+        if o.kind == "all_reduce":
+            found = all_reduce_s(message, self.tp, self.link, e)
+        elif o.kind == "all_gather":
+            found = all_gather_s(message, self.tp, self.link, e)
+        elif o.kind == "all_to_all":
+            found = all_to_all_s(
+                message, self.experts.ep, self.link if self.experts.ep <= per_node else self.network, e
+            )
+        else:  # the widest gap between two stages sets the pace
+            found = point_to_point_s(message, self.link if self.tp * self.pp <= per_node else self.network, e)
+        return np.asarray(found, dtype=float)
+
     def _sum(self, operators: Sequence[tuple[int, Operator]], what: int) -> FloatArray:
         """Over the pass [points]: 0 seconds, 1 bytes, 2 FLOP."""
         if what == 0:
-            parts = [count * self._time(o)[0] for count, o in operators]
+            seconds = {id(o): self._time(o)[0] for o in {id(o): o for _, o in operators}.values()}
+            parts = [count * seconds[id(o)] for count, o in operators]
         elif what == 1:
             parts = [count * (o.weight_bytes + o.activation_bytes) for count, o in operators]
         else:
@@ -401,5 +353,5 @@ class ForwardCost:
     def _l2_share(self) -> float:
         one = np.ones(1)
         weights = float(self._sum(self._linear_operators(one), 1)[0])
-        weights += sum(float(o.weight_bytes[0]) for o in head_operators(self.decoder, self.formats, self.tp, one))
+        weights += sum(float(o.weight_bytes[0]) for _, o in self._head_operators(one))
         return float(l2_share(weights, self.gpu))
