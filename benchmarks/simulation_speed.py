@@ -1,84 +1,165 @@
-"""Requests simulated per second, how the time grows with their number, and peak memory.
+"""Requests simulated per second, how the time grows with their number, peak memory, and how long a first call takes.
 
-    python benchmarks/simulation_speed.py [--repeats 5] [--requests 1000 10000 100000] [--scenario NAME ...]
+    python benchmarks/simulation_speed.py [CASE ...] [--requests 10000 100000 1000000] [--repeats 5] [--json FILE]
 
-Every measurement is a process of its own (one core, the compiled loop read from its cache and warmed up on 100 requests),
-so that peak memory belongs to it. Each scenario is timed as it stands, with speculation and without where it has both.
+Every measurement is a process of its own: one core, the compiled loop read from its cache and warmed up on 100 requests of the
+same case. Figures are medians over the processes; growth is fitted over all sizes. A case with speculation simulates plain decoding too, as `simulate` does
+for every scenario with a drafter; its figure is the time of both less that of plain decoding alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import resource
+import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
-SCENARIOS = ("stock-8b-h100", "chat-70b-h200")
+from measuring import Bar, growth, in_child, machine, peak_bytes, print_bars, spread, write_json
 
-
-def measure(scenario: str, requests: int, speculation: bool) -> dict[str, float]:
-    """Seconds of one simulation, its requests per second and this process's peak memory."""
-    from simulator import load_scenario, simulate
-
-    def build(n: int) -> object:
-        chosen = load_scenario(scenario, load={"requests": n})
-        return chosen if speculation else chosen.model_copy(update={"speculation": None})
-
-    simulate(build(100))  # type: ignore[arg-type]
-    start = time.perf_counter()
-    result = simulate(build(requests))  # type: ignore[arg-type]
-    seconds = time.perf_counter() - start
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    simulated = requests * len(result.runs)
-    return {"seconds": seconds, "requests_per_s": simulated / seconds, "peak_bytes": peak_bytes}
+SIZES = (10_000, 100_000, 1_000_000)
+WARM_UP = 100
+MOST_MEMORY_BYTES = 1.5e9
+COLD_START_S, WARM_START_S = 15.0, 1.5
 
 
-def in_child(scenario: str, requests: int, speculation: bool) -> dict[str, float]:
-    """`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--one", json.dumps([scenario, requests, speculation])]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+def measure(case: str, requests: int) -> dict[str, float]:
+    """Seconds of one simulation, and this process's peak memory."""
+    from cases import CASES
+
+    from simulator import simulate
+
+    def timed(n: int, *, speculation: bool) -> float:
+        scenario, traffic = CASES[case].build(n)
+        if not speculation:
+            scenario = scenario.model_copy(update={"speculation": None})
+        start = time.perf_counter()
+        result = simulate(scenario, requests=traffic)
+        seconds = time.perf_counter() - start
+        assert len(result.main.requests) == n, "the case must simulate as many requests as it is rated for"
+        return seconds
+
+    speculative = CASES[case].build(1)[0].speculation is not None
+    timed(WARM_UP, speculation=speculative)
+    fixed_s = timed(WARM_UP, speculation=speculative)
+    seconds = timed(requests, speculation=speculative)
+    most_bytes = peak_bytes()
+    if speculative:
+        fixed_s -= timed(WARM_UP, speculation=False)
+        seconds -= timed(requests, speculation=False)
+    return {"seconds": seconds, "fixed_s": fixed_s, "peak_bytes": most_bytes}
 
 
-def report(scenario: str, speculation: bool, sizes: list[int], repeats: int) -> None:
-    """One line per size and the exponent of growth (1 is linear)."""
-    from simulator import load_scenario
+def report(name: str, sizes: list[int], repeats: int) -> tuple[dict[str, Any], list[Bar]]:
+    """Prints one line per size and the exponent of growth; returns them and the bars they are held against."""
+    from cases import CASES
 
-    if speculation and load_scenario(scenario).speculation is None:
-        return
-    print(f"\n{scenario}, {'speculation on and off' if speculation else 'plain decoding'}")
-    print(f"{'requests':>10} {'seconds':>9} {'spread':>17} {'requests/s':>11} {'peak MB':>8}")
-    medians = []
-    for n in sizes:
-        runs = [in_child(scenario, n, speculation) for _ in range(repeats)]
-        seconds = [run["seconds"] for run in runs]
-        medians.append(statistics.median(seconds))
-        rate = statistics.median(run["requests_per_s"] for run in runs)
-        peak = max(run["peak_bytes"] for run in runs) / 1e6
-        spread = f"{min(seconds):.3f} – {max(seconds):.3f}"
-        print(f"{n:10,d} {medians[-1]:9.3f} {spread:>17} {rate:11,.0f} {peak:8.0f}", flush=True)
+    case = CASES[name]
+    print(f"\n{name}: {case.title}")
+    if case.needs is not None and not case.needs.exists():
+        print(f"skipped: there is no {case.needs} (set MEMWALL_DATA)")
+        return {"title": case.title, "skipped": f"no {case.needs.name}"}, []
+    runs = [[in_child(__file__, "--one", name, "--requests", str(n)) for n in sizes] for _ in range(repeats)]
+    by_size = list(zip(*runs, strict=True))
+    print(f"{'requests':>10} {'seconds':>26} {'requests/s':>11} {'µs/request':>11} {'peak MB':>8}")
+    rows = []
+    for n, measured in zip(sizes, by_size, strict=True):
+        seconds = [run["seconds"] for run in measured]
+        peak = max(run["peak_bytes"] for run in measured)
+        rate = n / statistics.median(seconds)
+        print(f"{n:10,d} {spread(seconds):>26} {rate:11,.0f} {1e6 / rate:11.2f} {peak / 1e6:8.0f}", flush=True)
+        rows.append({"requests": n, "seconds": seconds, "requests_per_s": rate, "peak_bytes": peak})
+    document: dict[str, Any] = {"title": case.title, "sizes": rows}
     if len(sizes) > 1:
-        growth = math.log(medians[-1] / medians[-2]) / math.log(sizes[-1] / sizes[-2])
-        print(f"growth from {sizes[-2]:,} to {sizes[-1]:,} requests: time ~ n^{growth:.2f}")
+        # What does not depend on n (files, the price of a pass) would make growth look slower than it is.
+        fixed_s = statistics.median(run["fixed_s"] for measured in by_size for run in measured)
+        medians = [statistics.median(row["seconds"]) for row in rows]
+        document["growth"] = growth(sizes, medians)
+        document["growth_of_the_rest"] = growth(sizes, [max(s - fixed_s, 1e-9) for s in medians])
+        document["fixed_s"] = fixed_s
+        print(
+            f"growth: time ~ n^{document['growth']:.3f}; without the {fixed_s:.3f} s of {WARM_UP} requests "
+            f"n^{document['growth_of_the_rest']:.3f}"
+        )
+    label = f"{name}, {sizes[-1]:,} requests"
+    bars = [Bar(label, case.bar_per_s, rows[-1]["requests_per_s"], "/s")]
+    if sizes[-1] == 1_000_000:
+        bars.append(
+            Bar(f"{label}: memory", MOST_MEMORY_BYTES / 1e9, rows[-1]["peak_bytes"] / 1e9, "GB", at_least=False)
+        )
+    return document, bars
+
+
+def start_up(repeats: int) -> tuple[dict[str, Any], list[Bar]]:
+    """Seconds of ``memwall simulate`` on 100 requests: never compiled before, and after that."""
+    cold, warm = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            copy_of_project(Path(folder))
+            cold.append(seconds_of_simulate(Path(folder)))
+            warm += [seconds_of_simulate(Path(folder)) for _ in range(3)]
+    print("\nmemwall simulate stock-8b-h100 --requests 100, a process from start to end")
+    print(f"cold (a fresh copy of the package, nothing compiled)  {spread(cold)} s")
+    print(f"warm                                                  {spread(warm)} s")
+    bars = [
+        Bar("cold start", COLD_START_S, statistics.median(cold), "s", at_least=False),
+        Bar("warm start", WARM_START_S, statistics.median(warm), "s", at_least=False),
+    ]
+    return {"cold_s": cold, "warm_s": warm}, bars
+
+
+def copy_of_project(folder: Path) -> None:
+    """The package and its bundled files, without anything compiled."""
+    project = Path(__file__).resolve().parents[1]
+    for part in ("simulator", "hardware_profiles", "workloads"):
+        shutil.copytree(project / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def seconds_of_simulate(folder: Path) -> float:
+    """Of one process that runs the copy in `folder`, its caches there too."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+    command = ["-m", "simulator.cli", "simulate", "stock-8b-h100", "--requests", "100", "--no-progress"]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=folder, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - start
 
 
 def main() -> None:
     """Parses the command line and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--requests", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--scenario", nargs="+", default=list(SCENARIOS))
+    parser.add_argument(
+        "cases", metavar="CASE", nargs="*", help="plain, speculation, eagle, router, trace, start (all)"
+    )
+    parser.add_argument("--requests", type=int, nargs="+", default=list(SIZES), help="sizes (10^4, 10^5, 10^6)")
+    parser.add_argument("--repeats", type=int, default=5, help="processes per size (5)")
+    parser.add_argument("--json", metavar="FILE", help="figures, machine and bars")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*json.loads(arguments.one))))
+        print(json.dumps(measure(arguments.one, arguments.requests[0])))
         return
-    for scenario in arguments.scenario:
-        for speculation in (False, True):
-            report(scenario, speculation, sorted(arguments.requests), arguments.repeats)
+    from cases import CASES
+
+    known = [*CASES, "start"]
+    for name in arguments.cases:
+        if name not in known:
+            parser.error(f"CASE={name} must be one of {', '.join(known)}")
+    print(*(f"{key} {value}" for key, value in machine().items()), sep=", ")
+    documents, bars = {}, []
+    for name in arguments.cases or known:
+        if name == "start":
+            documents[name], found = start_up(max(1, arguments.repeats // 2))
+        else:
+            documents[name], found = report(name, sorted(arguments.requests), arguments.repeats)
+        bars += found
+    print_bars(bars)
+    write_json(arguments.json, {"cases": documents}, bars)
 
 
 if __name__ == "__main__":
