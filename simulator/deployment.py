@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simulator.architecture import Decoder, load_decoder
-from simulator.cost.forward import ForwardCost
+from simulator.cost.forward import FastTables, ForwardCost
+from simulator.cost.graphs import GraphCapture
 from simulator.engine import Engine
 from simulator.engine_choice import EngineChoice
 from simulator.errors import InputError
+from simulator.experts import ExpertPlacement
 from simulator.hardware import Gpu, Link, load_gpu, load_link
-from simulator.memory import MemoryBudget, require_fit
+from simulator.memory import Concurrency, MemoryBudget, concurrency, require_fit
 from simulator.quantization import Quantization
 from simulator.speculation.drafters import Drafter, check_pair, load_drafter
 
@@ -20,7 +22,7 @@ __all__ = ["Deployment", "EngineChoice", "deploy"]
 
 @dataclass(frozen=True)
 class Deployment:
-    """One tensor-parallel group with all its costs; replicas are copies of it."""
+    """One copy of the model, on a tensor-parallel group or a pipeline of them, with all its costs; replicas are copies of it."""
 
     target: ForwardCost
     engine: Engine
@@ -33,6 +35,16 @@ class Deployment:
         """The GPU it runs on."""
         return self.target.gpu
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.target.gpus
+
+    @property
+    def host_link(self) -> Link:
+        """What joins each GPU with its host: KV cache is swapped at `bytes_per_s` of it, one way."""
+        return load_link(self.gpu.host_link)
+
     def plain(self) -> Deployment:
         """The same without a drafter; its memory becomes KV cache."""
         return replace(self, drafter=None, draft=None)
@@ -44,19 +56,45 @@ class Deployment:
             gamma=gamma, draft_tp=self.drafter.tensor_parallel if self.drafter else None,
         )  # fmt: skip
 
+    def concurrency(self, *, context_tokens: int, gamma: int) -> Concurrency:
+        """Sequences of so many tokens that the KV cache holds, without and with this drafter's `gamma` drafts."""
+        return concurrency(self.target, self.engine, self.draft, context_tokens=context_tokens, gamma=gamma)
+
+    def target_tables(self, max_tokens: int, max_rows: int) -> FastTables:
+        """The target's passes on the graphs that the engine captured."""
+        return self.target.tables(max_tokens, max_rows, self._capture(self.target))
+
+    def draft_tables(self, max_tokens: int, max_rows: int) -> FastTables | None:
+        """The drafter's passes on the same graphs; None where it has no model."""
+        return self.draft.tables(max_tokens, max_rows, self._capture(self.draft)) if self.draft else None
+
+    def _capture(self, cost: ForwardCost) -> GraphCapture:
+        settings = self.engine.settings
+        return GraphCapture(settings.graph_capture_sizes, settings.graphs, self.engine.eager_s(cost.decoder.layers))
+
 
 def deploy(
     model: str | Decoder,
     gpu: str | Gpu,
     *,
     tp: int = 1,
+    pp: int = 1,
+    ep: int | None = None,
+    expert_skew: float = 1.0,
+    expert_exponent: float = 0.0,
     quantization: Quantization | None = None,
     engine: str | EngineChoice | Engine = "vllm",
     draft: str | None = None,
     link: str | Link | None = None,
+    network: str | Link | None = None,
     base: Path | None = None,
 ) -> Deployment:
     """Builds a deployment from names or paths (relative ones from `base`).
+
+    `tp` GPUs of one node share every layer, `pp` such groups are a pipeline. `ep` GPUs have whole experts each (tp of them is
+    vLLM's ``--enable-expert-parallel``; left out, experts are split like any matrix), the busiest of them `expert_skew` times
+    the mean of their tokens; `expert_exponent` is the Zipf exponent of their popularity. `link` joins the GPUs of a node
+    and `network` nodes, the GPU's own where left out. A drafter is on the GPUs that have the LM head.
 
     Raises InputError or UnknownName; whether it fits the memory is asked with `Deployment.fit`.
     """
@@ -66,12 +104,18 @@ def deploy(
         raise InputError(
             "tp", tp, f"be at most the {device.gpus_per_node} GPUs that {device.node_link} joins in one node"
         )
+    if pp < 1:
+        raise InputError("pp", pp, "be at least 1")
+    experts = ExpertPlacement(ep if ep is not None else 1, expert_skew, expert_exponent)
     wire = load_link(link, base=base) if isinstance(link, str) else link
+    between = load_link(network, base=base) if isinstance(network, str) else network
     if isinstance(engine, str):
         engine = EngineChoice(name=engine)
     if isinstance(engine, EngineChoice):
         engine = engine.load(base, device)
-    target = ForwardCost(decoder, device, tp=tp, quantization=quantization, link=wire)
+    target = ForwardCost(
+        decoder, device, tp=tp, pp=pp, experts=experts, quantization=quantization, link=wire, network=between
+    )
     drafter = load_drafter(draft, base=base) if draft else None
     cost = None
     if drafter is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simulator import catalog, units
 from simulator.cost.forward import ForwardCost
@@ -11,17 +11,20 @@ from simulator.engine import Engine
 from simulator.errors import DoesNotFit, InputError
 from simulator.hardware import load_gpu
 from simulator.operators import (
-    attention_shape,
-    check_tensor_parallel,
     embedding_weight_bytes,
     head_weight_bytes,
     stored_weight_bytes,
 )
+from simulator.pipeline import PipelineStage
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Bytes of one GPU. The KV pool charges every layer for its full context, as engines without a hybrid allocator do."""
+    """Bytes of one GPU; of a pipeline, one of the stage that holds the fewest tokens.
+
+    A token is charged in every layer, as engines without a hybrid allocator do; `window_tokens` and `windowed_share` say what
+    one with it gives back: tokens further back than the window keep 1 − `windowed_share` of their bytes.
+    """
 
     hbm_bytes: float
     usable_bytes: float
@@ -33,6 +36,10 @@ class MemoryBudget:
     kv_bytes_per_token: float
     """Target and drafter together."""
     draft_kv_bytes_per_token: float
+    window_tokens: int = 0
+    """Smallest sliding window of the model; 0: every layer attends to the whole context."""
+    windowed_share: float = 0.0
+    """Share of `kv_bytes_per_token` that is in layers of that window. Wider ones count as if they kept everything."""
 
     @property
     def kv_bytes(self) -> float:
@@ -49,27 +56,69 @@ class MemoryBudget:
         """Whole KV blocks in the pool."""
         return max(0, int(self.kv_bytes // (self.kv_bytes_per_token * block_tokens)))
 
+    def held_bytes(self, context_tokens: float, *, hybrid: bool = False) -> float:
+        """KV bytes of one sequence: b·c, with a hybrid allocator b·(c − share·max(0, c − window))."""
+        beyond = max(0.0, context_tokens - self.window_tokens) if hybrid else 0.0
+        return self.kv_bytes_per_token * (context_tokens - self.windowed_share * beyond)
+
+
+@dataclass(frozen=True)
+class Concurrency:
+    """Sequences of one length that the KV cache holds at once, and what speculation takes of them, one part after the other.
+
+    With prefixes shared, or sequences of unlike length, more fit; `max_sequences` of the engine may allow fewer.
+    """
+
+    context_tokens: int
+    gamma: int
+    plain: int
+    """Without a drafter."""
+    beside_draft_weights: int
+    """With its weights, and the logits of γ drafts per sequence, in HBM."""
+    with_draft_kv: int
+    """With its KV cache as well."""
+    speculative: int
+    """With γ + 1 look-ahead slots per sequence as well: what is left."""
+
+    @property
+    def lost_share(self) -> float:
+        """Share of the plain concurrency that speculation costs; 0 where nothing fits anyway."""
+        return 1.0 - self.speculative / self.plain if self.plain else 0.0
+
 
 def weights_on_gpu(cost: ForwardCost) -> float:
-    """Bytes of weights on one rank."""
-    return stored_weight_bytes(cost.decoder, cost.formats, cost.tp)
+    """Bytes of weights on one rank; of a pipeline, in its fullest stage."""
+    return max(_stage_weights(cost, stage) for stage in cost.stages)
+
+
+def _stage_weights(cost: ForwardCost, stage: PipelineStage) -> float:
+    return stored_weight_bytes(cost.decoder, cost.formats, cost.tp, cost.experts, stage)
 
 
 def draft_weights_on_gpu(draft: ForwardCost, target: ForwardCost) -> float:
     """Bytes of the drafter's own weights on one rank: an EAGLE head reads the target's embedding, and its LM head where
-    it has no smaller vocabulary (EAGLE-3 has). Borrowing needs the same shards, hence the same TP."""
+    it has no smaller vocabulary (EAGLE-3 has). Borrowing needs the same shards, hence the same TP, and the same GPU: in a
+    pipeline the drafter is with the LM head, away from the embedding (vLLM: `EagleProposer.load_model`)."""
     total, head = weights_on_gpu(draft), draft.decoder
     if not head.extra_input_size or draft.tp != target.tp:
         return total
-    total -= embedding_weight_bytes(head, draft.formats, draft.tp)
+    if target.pp == 1:
+        total -= embedding_weight_bytes(head, draft.formats, draft.tp)
     if head.vocab_size == target.decoder.vocab_size:
         total -= head_weight_bytes(head, draft.formats, draft.tp)
     return total
 
 
 def kv_bytes_per_token(cost: ForwardCost) -> float:
-    """KV bytes of one token on one rank, all layers."""
-    return attention_shape(cost.decoder, cost.formats, cost.tp).kv_bytes_per_token * cost.decoder.layers
+    """KV bytes of one token on one rank, all layers; of a pipeline, in the stage with the most layers."""
+    return cost.shape.kv_bytes_per_token * max(stage.layers for stage in cost.stages)
+
+
+def windowed_kv_bytes(cost: ForwardCost, stage: PipelineStage, window_tokens: int) -> float:
+    """KV bytes of one token on one rank in the layers of `stage` that attend to `window_tokens` or fewer."""
+    kinds = zip(stage.counts, cost.decoder.layer_kinds, strict=True)
+    layers = sum(n for n, kind in kinds if kind.window_tokens is not None and kind.window_tokens <= window_tokens)
+    return cost.shape.kv_bytes_per_token * layers
 
 
 def activation_bytes(cost: ForwardCost, tokens: int, rows: int) -> float:
@@ -81,22 +130,63 @@ def activation_bytes(cost: ForwardCost, tokens: int, rows: int) -> float:
 
 
 def budget(target: ForwardCost, engine: Engine, draft: ForwardCost | None = None, gamma: int = 0) -> MemoryBudget:
-    """The budget of one GPU that verifies up to `gamma` drafts at once; it may be negative, see `require_fit`."""
+    """The budget of one GPU that verifies up to `gamma` drafts at once; it may be negative, see `require_fit`.
+
+    Of a pipeline, that of the stage whose cache is full first: all stages hold the same tokens.
+    """
     settings = engine.settings
     if not 0.0 < settings.memory_utilization <= 1.0:
         raise InputError("memory_utilization", settings.memory_utilization, "be above 0 and at most 1")
-    draft_kv = kv_bytes_per_token(draft) if draft else 0.0
+    found = [_stage_budget(target, engine, draft, gamma, stage) for stage in target.stages]
+    return min(found, key=lambda b: b.kv_bytes / b.kv_bytes_per_token)
+
+
+def _stage_budget(
+    target: ForwardCost, engine: Engine, draft: ForwardCost | None, gamma: int, stage: PipelineStage
+) -> MemoryBudget:
+    settings, drafting = engine.settings, draft if stage.last else None  # the drafter reads what the LM head reads
+    rows = min(settings.max_batched_tokens, settings.max_sequences * (gamma + 1)) if stage.last else 0
+    draft_kv = kv_bytes_per_token(drafting) if drafting else 0.0
+    per_token = target.shape.kv_bytes_per_token * stage.layers + draft_kv
+    served = [(target, stage), *((drafting, s) for s in (drafting.stages if drafting else ()))]
+    window = min(_windows(target) or (_windows(drafting) if drafting else []), default=0)
+    windowed = sum(windowed_kv_bytes(cost, s, window) for cost, s in served if cost)
     return MemoryBudget(
         hbm_bytes=target.gpu.hbm_bytes,
         usable_bytes=target.gpu.hbm_bytes * settings.memory_utilization,
-        weight_bytes=weights_on_gpu(target),
-        draft_weight_bytes=draft_weights_on_gpu(draft, target) if draft else 0.0,
-        activation_bytes=activation_bytes(
-            target, settings.max_batched_tokens, min(settings.max_batched_tokens, settings.max_sequences * (gamma + 1))
-        ),
+        weight_bytes=_stage_weights(target, stage),
+        draft_weight_bytes=draft_weights_on_gpu(drafting, target) if drafting else 0.0,
+        activation_bytes=activation_bytes(target, settings.max_batched_tokens, rows),
         reserved_bytes=engine.reserved_bytes,
-        kv_bytes_per_token=kv_bytes_per_token(target) + draft_kv,
+        kv_bytes_per_token=per_token,
         draft_kv_bytes_per_token=draft_kv,
+        window_tokens=window,
+        windowed_share=windowed / per_token,
+    )
+
+
+def _windows(cost: ForwardCost) -> list[int]:
+    return [kind.window_tokens for kind in cost.decoder.layer_kinds if kind.window_tokens is not None]
+
+
+def concurrency(
+    target: ForwardCost, engine: Engine, draft: ForwardCost | None, *, context_tokens: int, gamma: int
+) -> Concurrency:
+    """How many sequences of `context_tokens` the KV cache holds in whole blocks, without and with speculation."""
+    hybrid, block = engine.settings.hybrid_kv, engine.settings.block_tokens
+
+    def sequences(bytes_: float, per: MemoryBudget, tokens: int) -> int:
+        held = per.held_bytes(-(-tokens // block) * block, hybrid=hybrid)
+        return max(0, int(bytes_ // held))
+
+    alone, beside = budget(target, engine), budget(target, engine, draft, gamma)
+    return Concurrency(
+        context_tokens=context_tokens,
+        gamma=gamma,
+        plain=sequences(alone.kv_bytes, alone, context_tokens),
+        beside_draft_weights=sequences(beside.kv_bytes, alone, context_tokens),
+        with_draft_kv=sequences(beside.kv_bytes, beside, context_tokens),
+        speculative=sequences(beside.kv_bytes, beside, context_tokens + gamma + 1),
     )
 
 
@@ -122,7 +212,7 @@ def require_fit(
     what = target.decoder.name + (f" with {draft.decoder.name}" if draft else "")
     size = units.show(found.usable_bytes - found.kv_bytes + needed, "bytes")
     raise DoesNotFit(
-        f"{what} on {target.tp} x {target.gpu.name} needs {size} on each GPU "
+        f"{what} on {target.gpus} x {target.gpu.name} needs {size} on each GPU "
         f"({units.show(found.weight_bytes + found.draft_weight_bytes, 'bytes')} of it weights, "
         f"{units.show(needed, 'bytes')} KV cache for {sequences} x {context_tokens} tokens), which is "
         f"{units.show(missing, 'bytes')} more than the {units.show(found.usable_bytes, 'bytes')} the engine may use; "
@@ -139,11 +229,12 @@ def _what_would_fit(
     gamma: int,
     draft_tp: Callable[[int], int] | None,
 ) -> str:
-    def fits(gpu_name: str, tp: int) -> bool:
+    def fits(gpu_name: str, tp: int, pp: int = target.pp) -> bool:
         gpu = load_gpu(gpu_name) if gpu_name != target.gpu.name else target.gpu
+        # Experts that are spread over the group are spread over the larger one.
+        experts = replace(target.experts, ep=tp) if target.experts.ep == target.tp > 1 else target.experts
         try:
-            check_tensor_parallel(target.decoder, tp)
-            moved = ForwardCost(target.decoder, gpu, tp=tp, quantization=target.quantization)
+            moved = ForwardCost(target.decoder, gpu, tp=tp, pp=pp, experts=experts, quantization=target.quantization)
             helper = None
             if draft:
                 sharing = draft_tp(tp) if draft_tp else draft.tp
@@ -157,6 +248,8 @@ def _what_would_fit(
     larger = next((tp for tp in (2, 4, 8, 16) if tp > target.tp and fits(target.gpu.name, tp)), None)
     if larger:
         options.append(f"--tp {larger}")
+    elif deeper := next((pp for pp in (2, 4, 8) if pp > target.pp and fits(target.gpu.name, target.tp, pp)), None):
+        options.append(f"--pp {deeper}")
     others = [n for n in catalog.names("gpu") if n not in (target.gpu.name, "cpu-generic") and fits(n, target.tp)]
     if others:
         smallest = min(others, key=lambda n: load_gpu(n).hbm_bytes)

@@ -61,7 +61,7 @@ def spreads(deployment: Deployment) -> dict[str, float]:
     efficiency = deployment.target.efficiency
     if "step" in efficiency.spread:
         return {"step": efficiency.log_sd("step")}
-    kinds = [kind for kind in KINDS if kind != "all_reduce" or deployment.target.tp > 1]
+    kinds = [kind for kind in KINDS if kind != "all_reduce" or deployment.target.communicates]
     found = {kind: efficiency.log_sd(kind) for kind in kinds}
     if efficiency.tag == "calibrated":  # another GPU's parameters are wrong for all matrices alike
         found["matmul"] *= _diluted(deployment.target)

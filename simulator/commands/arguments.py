@@ -187,6 +187,10 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tp", metavar="N", type=count("tp", most=1024), default=1, help="GPUs that share the model (1)"
     )
+    group.add_argument("--pp", metavar="N", type=count("pp", most=1024), default=1, help="stages of a pipeline (1)")
+    group.add_argument(
+        "--ep", metavar="N", type=count("ep", most=1024), help="GPUs over which whole experts are spread (none)"
+    )
     group.add_argument("--weights", metavar="FORMAT", help="bf16, fp16, fp8, int8, int4, mxfp4 (the checkpoint's)")
     group.add_argument("--kv", metavar="FORMAT", help="format of the KV cache (the checkpoint's)")
     group.add_argument(
@@ -207,5 +211,6 @@ def deployment(args: argparse.Namespace, draft: str | None = None) -> Deployment
     }
     quantization = validate(Quantization, formats, "")
     return deploy(
-        args.model, args.gpu, tp=args.tp, quantization=quantization, engine=args.engine, draft=draft, link=args.link
-    )
+        args.model, args.gpu, tp=args.tp, pp=args.pp, ep=args.ep, quantization=quantization, engine=args.engine,
+        draft=draft, link=args.link,
+    )  # fmt: skip

@@ -135,6 +135,16 @@ class ForwardCost:
             found.append((float(self.pp * max(counts)), window))
         return found
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of one copy of the model: tp·pp. Experts spread wider are shared with other copies."""
+        return self.tp * self.pp
+
+    @property
+    def communicates(self) -> bool:
+        """Whether passes wait for other GPUs."""
+        return self.gpus > 1 or self.experts.ep > 1
+
     def on(self, efficiency: Efficiency) -> ForwardCost:
         """The same passes on other efficiencies."""
         return ForwardCost(
@@ -148,7 +158,7 @@ class ForwardCost:
         if self.pp == 1:
             return self._sum(self._linear_operators(tokens), 0)
         sends = [(1, o) for o in send_operators(self.decoder, self.formats, np.asarray(tokens, dtype=float), self.tp)]
-        return self.pp * (np.max(self._stage_s(tokens), axis=0) + self._sum(sends, 0))
+        return np.asarray(self.pp * (np.max(self._stage_s(tokens), axis=0) + self._sum(sends, 0)))
 
     def head(self, rows: FloatArray) -> FloatArray:
         """Seconds [points] of LM head and sampler for `rows` of logits."""
@@ -157,7 +167,7 @@ class ForwardCost:
             return head_s
         # Every row is a token that went through the layers, hence at least as many tokens wait for the slowest stage.
         stage_s = self._stage_s(rows)
-        return self.pp * np.maximum(0.0, head_s - (np.max(stage_s, axis=0) - stage_s[-1]))
+        return np.asarray(self.pp * np.maximum(0.0, head_s - (np.max(stage_s, axis=0) - stage_s[-1])))
 
     def attention(self, new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> float:
         """Seconds of the attention kernels of all layers for these sequences."""
