@@ -94,8 +94,11 @@ class GpuFile(Record):
     """Link to the host."""
     host_link_source: str = ""
     """Which of `sources` says so."""
+    host_link_note: str = ""
+    """How that is known where the source does not say it."""
     network_link: str = "infiniband-ndr-400"
-    """Link between nodes, per GPU; by default one adapter of 400 Gbit/s per GPU, as in NVIDIA's DGX H100 and its like."""
+    """Link between nodes, per GPU; by default one adapter of 400 Gbit/s per GPU, as in NVIDIA's DGX H100 and its like (DGX A100:
+    200 Gbit/s)."""
     gpus_per_node: int = Field(default=8, ge=1)
     """GPUs that `node_link` joins."""
     sources: dict[str, Source]
@@ -197,7 +200,9 @@ class LinkFile(Record):
 
 def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
     """The GPU of a bundled name, an alias, or a profile's path. Raises UnknownName or InputError."""
-    path = catalog.locate("gpu", name, aliases=_gpu_aliases(), base=base)
+    bundled = name.lower() in (known.lower() for known in catalog.names("gpu"))
+    # Aliases stand in the profiles, and reading all of those takes a seventh of a warm start.
+    path = catalog.locate("gpu", name, aliases=None if bundled else _gpu_aliases(), base=base)
     data = read_mapping(path)
     if isinstance(data.get("gpu"), str):  # a profile that calibrates a bundled GPU
         if data["gpu"] not in catalog.names("gpu"):
@@ -216,7 +221,7 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
     if file.host_link_source:
         if file.host_link_source not in file.sources:
             raise UnknownName("host_link_source", file.host_link_source, file.sources, where=where, kind="source")
-        provenance["host_link"] = Provenance(file.host_link, file.sources[file.host_link_source], "")
+        provenance["host_link"] = Provenance(file.host_link, file.sources[file.host_link_source], file.host_link_note)
     return Gpu(
         name=file.name,
         title=file.title,
