@@ -28,6 +28,13 @@ STREAM_INTERARRIVAL = (1 << 40) + 1
 STREAM_PROMPT_TOKENS = (1 << 40) + 2
 STREAM_OUTPUT_TOKENS = (1 << 40) + 3
 STREAM_THINK_TIME = (1 << 40) + 4
+# (1 << 40) + 5 is the request effect of simulator.speculation.acceptance.
+STREAM_CLASS = (1 << 40) + 16
+STREAM_TURNS = (1 << 40) + 17
+STREAM_PREFIX_GROUP = (1 << 40) + 18
+STREAM_PREFIX_TOKENS = (1 << 40) + 19
+STREAM_CLIENT = (1 << 40) + 20
+STREAM_RESAMPLED_ROW = (1 << 40) + 21
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _GAMMA = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio, odd

@@ -116,19 +116,11 @@ def _drafter_row(name: str) -> tuple[str, ...]:
 
 
 def _traffic_row(name: str) -> tuple[str, ...]:
-    from simulator.serving.traffic import ClosedLoop, Trace, load_traffic
+    from simulator.serving.traffic import load_traffic
 
     traffic = load_traffic(name)
-    if isinstance(traffic, Trace):
-        return (
-            name,
-            traffic.kind,
-            "its own" if traffic.rate_per_s is None else f"{traffic.rate_per_s:g} /s",
-            NONE,
-            traffic.path,
-        )
-    load = f"{traffic.users} users" if isinstance(traffic, ClosedLoop) else f"{traffic.rate_per_s:g} /s"
-    return name, traffic.kind, load, f"{traffic.requests:,}", traffic.lengths.source
+    requests = NONE if traffic.requests is None else f"{traffic.requests:,}"
+    return name, traffic.kind, traffic.load, requests, traffic.lengths_source
 
 
 def _scenario_row(name: str) -> tuple[str, ...]:
@@ -305,7 +297,10 @@ def _show_traffic(name: str) -> list[Block]:
         d = Distribution.of(values.astype(float))
         figures = (d.mean, d.standard_deviation, d.p50, d.p90, d.p99, d.largest)
         body.append((what, f"{d.n:,}", *(f"{figure:,.0f}" for figure in figures)))
-    rows = [(key, str(value)) for key, value in traffic.model_dump(exclude={"lengths"}, exclude_none=True).items()]
+    rows = [
+        (key, str(value))
+        for key, value in traffic.model_dump(exclude={"lengths", "classes", "clients"}, exclude_none=True).items()
+    ]
     return [
         properties(name, rows),
         requests.source,

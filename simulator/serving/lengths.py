@@ -101,6 +101,25 @@ class Lognormal(Record):
         return cut
 
 
+class Geometric(Record):
+    """Every further token as likely as the one before: the exponential distribution among whole numbers."""
+
+    kind: Literal["geometric"]
+    """Tag of this distribution."""
+    mean: float = Field(ge=1, le=ABSURD_TOKENS)
+    """Mean before cutting, tokens; the probability of one more is 1 - 1/mean."""
+    max: _Tokens = ABSURD_TOKENS
+    """Longer draws become this length, tokens; by default no cut that matters."""
+
+    def quantile(self, u: FloatArray) -> FloatArray:
+        """Length at probability `u`, tokens: 1 + ⌊ln(1-u) / ln(1-1/mean)⌋, cut to [1, max]."""
+        if self.mean == 1:
+            return np.ones(u.shape)
+        longer = np.log1p(-np.minimum(u, 1 - _LEAST_U)) / math.log1p(-1 / self.mean)
+        cut: FloatArray = np.minimum(1 + np.floor(longer), self.max)
+        return cut
+
+
 class Quantiles(Record):
     """A table of quantiles, linear in the logarithm of the length between them: how traces are stated as figures."""
 
@@ -135,7 +154,8 @@ def _short_form(value: Any) -> Any:
 
 
 Distribution = Annotated[
-    Annotated[Constant | Uniform | Lognormal | Quantiles, Field(discriminator="kind")], BeforeValidator(_short_form)
+    Annotated[Constant | Uniform | Lognormal | Geometric | Quantiles, Field(discriminator="kind")],
+    BeforeValidator(_short_form),
 ]
 """A tagged distribution of lengths; a bare whole number stands for a constant."""
 
@@ -165,8 +185,9 @@ class Lengths(Record):
             z_prompt = ndtri(np.clip(u_prompt, _LEAST_U, 1 - _LEAST_U))
             z_output = ndtri(np.clip(u_output, _LEAST_U, 1 - _LEAST_U))
             u_output = ndtr(r * z_prompt + math.sqrt(1 - r * r) * z_output)
-        return _whole(self.prompt.quantile(u_prompt)), _whole(self.output.quantile(u_output))
+        return whole(self.prompt.quantile(u_prompt)), whole(self.output.quantile(u_output))
 
 
-def _whole(tokens: FloatArray) -> IntArray:
+def whole(tokens: FloatArray) -> IntArray:
+    """Rounded to the nearest whole number, at least 1."""
     return np.maximum(np.rint(tokens), 1).astype(np.int64)

@@ -1,163 +1,250 @@
 """What arrives: requests with a time, a prompt length and an output length, generated or replayed from a trace.
 
-`Traffic` is a tagged record (poisson, gamma, closed-loop, trace); `generate` turns it into `Requests`, plain arrays.
-Every generated number is drawn by counter, so request i is the same however many requests are asked for, and a change
-of rate stretches the same arrivals instead of drawing new ones.
+`Traffic` is a tagged record (poisson, gamma, closed-loop, clients, trace); `generate` turns it into `Requests`, plain
+arrays, and `generate_chunks` into the same arrays piece by piece. Every generated number is drawn by counter, so request i
+is the same however many requests are asked for, and a change of rate stretches the same arrivals instead of drawing new
+ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from simulator import catalog, units
 from simulator.errors import InputError, UnknownName
-from simulator.randomness import (
-    STREAM_INTERARRIVAL,
-    STREAM_OUTPUT_TOKENS,
-    STREAM_PROMPT_TOKENS,
-    STREAM_THINK_TIME,
-    uniform_array,
-)
+from simulator.randomness import STREAM_THINK_TIME, uniform_array
 from simulator.records import Record, read_mapping, validate
-from simulator.serving.classes import EVERYTHING, RequestClass, in_si
+from simulator.serving.arrivals import DAY_S, Diurnal, RateProfile, Renewal, Stage
+from simulator.serving.classes import (
+    EVERYTHING,
+    MOST_CLASSES,
+    Content,
+    RequestClass,
+    TrafficClass,
+    check_names,
+    sources_of,
+    with_sources,
+)
+from simulator.serving.clients import Clients, ClientTraffic, Merged
 from simulator.serving.lengths import FloatArray, IntArray, Lengths
-from simulator.serving.prefixes import SharedPrefixes
-from simulator.serving.traces import FORMATS, read_trace
+from simulator.serving.population import Arrivals, Population, chunks
+from simulator.serving.prefixes import SharedPrefixes, SystemPrompt
+from simulator.serving.quantities import Count, Rate, ThinkTime
+from simulator.serving.requests import TOO_LONG, Requests
+from simulator.serving.sessions import Conversation
+from simulator.serving.trace_replay import Trace, replayed
 
-TOO_LONG = "longer than the context"
-"""Reason under which `generate` counts requests whose prompt and output together exceed the context."""
+__all__ = [
+    "TOO_LONG", "ClientTraffic", "ClosedLoop", "Gamma", "Poisson", "RequestClass", "Requests", "SharedPrefixes", "Trace",
+    "Traffic", "generate", "generate_chunks", "load_traffic", "parse_traffic", "with_load",
+]  # fmt: skip
+
+CHUNK = 2**18
+"""Requests built at once: enough that NumPy's own costs vanish, few enough that they stay near the processor."""
 
 
-# The bounds keep every arrival time finite and distinct in double precision: from one request in 12 days to one per µs.
-_Rate = Annotated[float, Field(ge=1e-6, le=1e6), BeforeValidator(lambda value: in_si(value, "per_s"))]
-_Requests = Annotated[int, Field(ge=1, le=10**7)]
+class _Mixed(Record):
+    """What is asked: one kind of request, or a mixture of classes."""
+
+    kind: str
+    """Tag of this traffic."""
+    lengths: Lengths | None = None
+    """Prompt and output lengths; this or `classes`."""
+    system_prompt: SystemPrompt | None = None
+    """With `lengths`: text that begins the prompts of many requests, on top of their own length."""
+    conversation: Conversation | None = None
+    """With `lengths`: each arrival begins a conversation, whose later turns contain all earlier ones."""
+    classes: tuple[TrafficClass, ...] | None = Field(default=None, min_length=1, max_length=MOST_CLASSES)
+    """A mixture of classes, each with its own lengths, system prompt, conversation, priority, SLOs and acceptance."""
+
+    @model_validator(mode="after")
+    def _one_description(self) -> Self:
+        if self.classes is None:
+            if self.lengths is None:
+                raise InputError("lengths", "(absent)", "be given, or classes")
+            return self
+        for name in ("lengths", "system_prompt", "conversation"):
+            if getattr(self, name) is not None:
+                raise InputError(name, "(given)", "be left out where there are classes, which have their own")
+        check_names([c.name for c in self.classes], "classes")
+        return self
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """What the requests of each class are like."""
+        if self.classes is not None:
+            return self.classes
+        assert self.lengths is not None
+        return (
+            Content(
+                **dict(EVERYTHING[0]),
+                lengths=self.lengths,
+                system_prompt=self.system_prompt,
+                conversation=self.conversation,
+            ),
+        )
+
+    @property
+    def lengths_source(self) -> str:
+        """Where the lengths come from, for people."""
+        return sources_of(self.contents)
+
+    def population(self, seed: int, source: str) -> Population:
+        """The classes, their shares and their luck."""
+        shares = tuple(c.share for c in self.classes) if self.classes is not None else ()
+        return Population(self.contents, seed, shares, with_sources(source, self.contents))
 
 
-class Poisson(Record):
+class _OpenLoop(_Mixed):
+    """Users who do not wait for each other: at one rate, in stages, or with the hours of the day."""
+
+    rate_per_s: Rate | None = None
+    """Mean arrivals per second, of conversations where there are any; a number, or text such as "8 /s" or "30 /min"."""
+    stages: tuple[Stage, ...] | None = Field(default=None, min_length=1, max_length=10_000)
+    """Instead of `rate_per_s`: stretches of time, one after the other, each with its own rate or ramp."""
+    diurnal: Diurnal | None = None
+    """With `rate_per_s`, which is then the mean: how the rate goes up and down with the hours."""
+    requests: Count | None = None
+    """How many requests to generate, at most ten million (some 500 MB of arrays). With stages it may be left out: as many
+    as arrive before the last one ends; where it is given, the last stage's final rate goes on for as long as that takes."""
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.stages is None:
+            if self.rate_per_s is None:
+                raise InputError("rate_per_s", "(absent)", "be given, or stages")
+            if self.requests is None:
+                raise InputError("requests", "(absent)", "be given")
+            return self
+        for name in ("rate_per_s", "diurnal"):
+            if getattr(self, name) is not None:
+                raise InputError(name, "(given)", "be left out where there are stages, which have their own rates")
+        expected = sum(stage.requests for stage in self.stages)
+        if expected == 0:
+            raise InputError("stages", "rate 0 throughout", "have a rate above 0 somewhere")
+        if self.requests is None and expected > 10**7:
+            raise InputError("stages", f"{expected:.3g} requests", "bring at most ten million requests")
+        return self
+
+    @property
+    def load(self) -> str:
+        """How fast requests come, for people."""
+        if self.stages is not None:
+            rates = [rate for stage in self.stages for rate in (stage.rate_per_s, stage.last_rate_per_s)]
+            return f"{min(rates):g} to {max(rates):g} /s"
+        return f"{self.rate_per_s:g} /s"
+
+    @property
+    def shape(self) -> float:
+        """Shape of the gamma gaps."""
+        return 1.0
+
+    def arrivals(self, seed: int) -> Renewal:
+        """The stream of arrivals."""
+        until = np.inf
+        if self.stages is not None:
+            profile = RateProfile.of_stages(self.stages)
+            if self.requests is None or self.stages[-1].last_rate_per_s == 0:
+                until = float(profile.before[-1])
+        else:
+            assert self.rate_per_s is not None
+            constant = RateProfile.constant(self.rate_per_s)
+            profile = constant if self.diurnal is None else RateProfile.of_day(self.diurnal, self.rate_per_s)
+        return Renewal(profile, self.shape, seed, until)
+
+    def describe(self) -> str:
+        """These arrivals in a few words, for people."""
+        if self.stages is not None:
+            span = units.show(sum(stage.duration_s for stage in self.stages), "s")
+            many = len(self.stages)
+            return f"{self.kind} arrivals in {many} stage{'s' * (many > 1)} over {span}, {self.load}"
+        text = f"{self.kind} arrivals at {self.rate_per_s:g} /s"
+        if self.diurnal is not None:
+            period = "24 h" if self.diurnal.period_s == DAY_S else units.show(self.diurnal.period_s, "s")
+            text += f" on average over {period}"
+        return text
+
+    def with_rate(self, rate_per_s: float) -> dict[str, Any]:
+        """The fields that make this the mean rate; stages keep their proportions."""
+        if self.stages is None:
+            return {"rate_per_s": rate_per_s}
+        mean = sum(stage.requests for stage in self.stages) / sum(stage.duration_s for stage in self.stages)
+        return {"stages": [stage.times(rate_per_s / mean).model_dump() for stage in self.stages]}
+
+
+class Poisson(_OpenLoop):
     """Independent users, open loop: exponential gaps between arrivals."""
 
     kind: Literal["poisson"]
     """Tag of this traffic."""
-    rate_per_s: _Rate
-    """Mean arrivals per second; a number, or text such as "8 /s" or "30 /min"."""
-    requests: _Requests
-    """How many requests to generate; at most ten million, some 500 MB of arrays."""
-    lengths: Lengths
-    """Prompt and output lengths."""
 
 
-class Gamma(Record):
+class Gamma(_OpenLoop):
     """Open loop with gaps that are burstier (b < 1) or steadier (b > 1) than Poisson."""
 
     kind: Literal["gamma"]
     """Tag of this traffic."""
-    rate_per_s: _Rate
-    """Mean arrivals per second; a number, or text such as "8 /s"."""
     burstiness: float = Field(ge=0.01, le=1e4)
-    """Shape b of the gamma gaps, no unit: their coefficient of variation is 1/√b, and b = 1 is Poisson."""
-    requests: _Requests
-    """How many requests to generate."""
-    lengths: Lengths
-    """Prompt and output lengths."""
+    """Shape b of the gamma gaps, no unit: their coefficient of variation is 1/√b, and b = 1 is Poisson. Where the rate
+    changes, that of the gaps counted in expected requests."""
+
+    @property
+    def shape(self) -> float:
+        """Shape of the gamma gaps."""
+        return self.burstiness
+
+    def describe(self) -> str:
+        """These arrivals in a few words, for people."""
+        return f"{super().describe()}, burstiness {self.burstiness:g}"
 
 
-class ClosedLoop(Record):
+class ClosedLoop(_Mixed):
     """A fixed number of users, each of whom waits for an answer, thinks, and asks again."""
 
     kind: Literal["closed-loop"]
     """Tag of this traffic."""
     users: int = Field(ge=1, le=10**6)
     """Users, each with at most one request in flight; all ask at time 0."""
-    think_time_s: Annotated[float, Field(ge=0, le=1e6), BeforeValidator(lambda value: in_si(value, "s"))]
+    think_time_s: ThinkTime
     """Mean of the exponential time between an answer's end and the user's next request, s; text such as "30 s" too."""
-    requests: _Requests
+    requests: Count
     """How many requests all users make together."""
-    lengths: Lengths
-    """Prompt and output lengths."""
-
-
-class Trace(Record):
-    """Requests read from a file, whole rows: arrival, prompt length and output length stay together."""
-
-    kind: Literal["trace"]
-    """Tag of this traffic."""
-    path: str
-    """The file; a relative path is tried from the folder of the file that names it, then from the working folder."""
-    format: Literal["auto", "azure", "mooncake", "burstgpt", "csv", "jsonl"] = "auto"
-    """How to read it; auto goes by the header or the first line."""
-    time_scale: float = Field(default=1.0, ge=1e-9, le=1e9)
-    """Arrival times are multiplied by this, no unit: 0.5 doubles the rate."""
-    rate_per_s: _Rate | None = None
-    """Instead of `time_scale`: stretch the arrivals to this mean rate, requests per second."""
-    limit: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many usable rows; null reads them all."""
-    columns: dict[Literal["arrival", "prompt", "output"], str] | None = None
-    """For csv and jsonl: names of the columns where ours do not match; a name ending in _ms holds milliseconds."""
 
     @model_validator(mode="after")
-    def _one_speed(self) -> Self:
-        if self.rate_per_s is not None and self.time_scale != 1:
-            raise ValueError("have either time_scale or rate_per_s, not both")
+    def _no_conversations(self) -> Self:
+        if any(content.conversation for content in self.contents):
+            rule = "be left out for closed-loop traffic, whose users ask one thing after the other"
+            raise InputError("conversation", "(given)", rule)
         return self
 
+    @property
+    def load(self) -> str:
+        """How many ask, for people."""
+        return f"{self.users} users"
 
-Traffic = Annotated[Poisson | Gamma | ClosedLoop | Trace, Field(discriminator="kind")]
-_KINDS: dict[str, type[Poisson] | type[Gamma] | type[ClosedLoop] | type[Trace]] = {
+    def describe(self) -> str:
+        """This loop in a few words, for people."""
+        return f"closed loop of {self.users} users, mean think time {units.show(self.think_time_s, 's')}"
+
+
+Traffic = Annotated[Poisson | Gamma | ClosedLoop | ClientTraffic | Trace, Field(discriminator="kind")]
+AnyTraffic = Poisson | Gamma | ClosedLoop | ClientTraffic | Trace
+_KINDS: dict[str, type[Poisson] | type[Gamma] | type[ClosedLoop] | type[ClientTraffic] | type[Trace]] = {
     "poisson": Poisson,
     "gamma": Gamma,
     "closed-loop": ClosedLoop,
+    "clients": ClientTraffic,
     "trace": Trace,
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Requests:
-    """Requests in the order of their index, one entry per request in every array."""
-
-    arrival_s: FloatArray
-    """[n] s, at least 0, non-decreasing where known. NaN until simulated: closed loop, all after the first `users`; sessions,
-    all later turns."""
-    prompt_tokens: IntArray
-    """[n] at least 1."""
-    output_tokens: IntArray
-    """[n] at least 1, the first token included."""
-    row: IntArray
-    """[n] index of the trace's row, header and blank lines not counted; of the generated request otherwise."""
-    think_s: FloatArray | None
-    """[n] time the user thinks before this request, s: closed loops (0 for the first `users`) and later turns of a session
-    (0 for first ones); None elsewhere."""
-    users: int
-    """Users of a closed loop, 0 for an open one."""
-    rows_read: int
-    """Rows read or requests generated: n plus all of `dropped`."""
-    dropped: Mapping[str, int]
-    """Reason → rows left out for it."""
-    source: str
-    """One line for people: where these requests come from."""
-    class_of: IntArray | None = None
-    """[n] index into `classes`; None: all of class 0."""
-    classes: tuple[RequestClass, ...] = EVERYTHING
-    """What requests of a class have in common."""
-    follows: IntArray | None = None
-    """[n] index of the request whose end this one waits for, smaller than its own, -1: none. A follower's arrival is that
-    end plus its `think_s`, NaN until simulated. None: no request waits for another."""
-    session: IntArray | None = None
-    """[n] requests with the same number share one growing conversation: a later turn's prompt begins with everything
-    (prompt and answer) of the turns before it. None: every request is its own session."""
-    shared: SharedPrefixes | None = None
-    """What prompts have in common beyond that; None: nothing."""
-
-    def __len__(self) -> int:
-        return len(self.arrival_s)
-
-
-def load_traffic(name: str, base: Path | None = None) -> Poisson | Gamma | ClosedLoop | Trace:
+def load_traffic(name: str, base: Path | None = None) -> AnyTraffic:
     """The traffic of a bundled name or of a YAML file's path. Raises UnknownName or InputError."""
     file = catalog.locate("traffic", name, base=base)
     traffic = parse_traffic(read_mapping(file), str(file))
@@ -166,7 +253,7 @@ def load_traffic(name: str, base: Path | None = None) -> Poisson | Gamma | Close
     return traffic
 
 
-def parse_traffic(data: Mapping[str, Any], where: str) -> Poisson | Gamma | ClosedLoop | Trace:
+def parse_traffic(data: Mapping[str, Any], where: str) -> AnyTraffic:
     """A mapping of fields to values as the traffic its `kind` names; `where` is named in errors."""
     kind = data.get("kind")
     if kind is None:
@@ -177,33 +264,45 @@ def parse_traffic(data: Mapping[str, Any], where: str) -> Poisson | Gamma | Clos
 
 
 def with_load(
-    traffic: Poisson | Gamma | ClosedLoop | Trace,
+    traffic: AnyTraffic,
     rate_per_s: float | None = None,
     requests: int | None = None,
     users: int | None = None,
-) -> Poisson | Gamma | ClosedLoop | Trace:
-    """`traffic` with another load; what is None stays. A trace takes `requests` as its limit and `rate_per_s` as a stretch.
+) -> AnyTraffic:
+    """`traffic` with another load; what is None stays.
 
-    Raises InputError where the traffic has no such figure: a closed loop has no rate, an open one no users.
+    Of a trace, `rate_per_s` is a stretch and `requests` its limit (their number where it is repeated or resampled); stages
+    and clients keep their proportions. Raises InputError where the traffic has no such figure: a closed loop has no rate,
+    an open one no users.
     """
     changed: dict[str, Any] = {}
     if rate_per_s is not None:
         if isinstance(traffic, ClosedLoop):
             raise InputError("rate_per_s", rate_per_s, "be left out for closed-loop traffic", suggestion="users")
-        changed["rate_per_s"] = rate_per_s
-        if isinstance(traffic, Trace):
-            changed["time_scale"] = 1.0
+        if isinstance(traffic, ClientTraffic):
+            factor = rate_per_s / traffic.rate_per_s
+            clients = [{**c.model_dump(), "rate_per_s": c.rate_per_s * factor} for c in traffic.clients]
+            changed["clients"] = clients
+        elif isinstance(traffic, Trace):
+            changed |= {"rate_per_s": rate_per_s, "time_scale": 1.0}
+        else:
+            changed |= traffic.with_rate(rate_per_s)
     if users is not None:
         if not isinstance(traffic, ClosedLoop):
             raise InputError("users", users, f"be left out for {traffic.kind} traffic", suggestion="rate_per_s")
         changed["users"] = users
     if requests is not None:
-        changed["limit" if isinstance(traffic, Trace) else "requests"] = requests
+        if not isinstance(traffic, Trace) or traffic.resample or traffic.requests is not None:
+            changed["requests"] = requests
+        elif traffic.repeat is not None:
+            changed |= {"requests": requests, "repeat": None}
+        else:
+            changed["limit"] = requests
     return validate(type(traffic), {**traffic.model_dump(), **changed}, "traffic")
 
 
 def generate(
-    traffic: Poisson | Gamma | ClosedLoop | Trace,
+    traffic: AnyTraffic,
     seed: int,
     *,
     base: Path | None = None,
@@ -217,95 +316,86 @@ def generate(
 
     Raises InputError when a trace cannot be read or no request is left.
     """
-    requests = _replayed(traffic, base) if isinstance(traffic, Trace) else _generated(traffic, seed)
-    return requests if max_context_tokens is None else _within(requests, max_context_tokens)
+    parts = list(generate_chunks(traffic, seed, base=base, max_context_tokens=max_context_tokens))
+    whole = Requests.joined(parts)
+    return whole if isinstance(traffic, Trace) else replace(whole, source=f"{whole.rows_read} requests, {whole.source}")
 
 
-def _generated(traffic: Poisson | Gamma | ClosedLoop, seed: int) -> Requests:
-    n = traffic.requests
-    index = np.arange(n, dtype=np.int64)
-    prompt_tokens, output_tokens = traffic.lengths.draw(
-        uniform_array(seed, index, STREAM_PROMPT_TOKENS, 0), uniform_array(seed, index, STREAM_OUTPUT_TOKENS, 0)
-    )
-    think_s = None
-    if isinstance(traffic, ClosedLoop):
-        arrival_s = np.where(index < traffic.users, 0.0, np.nan)
-        think_s = -traffic.think_time_s * np.log1p(-uniform_array(seed, index, STREAM_THINK_TIME, 0))
-        think_s[: traffic.users] = 0.0
-        source = f"closed loop of {traffic.users} users, mean think time {units.show(traffic.think_time_s, 's')}"
-    else:
-        shape = traffic.burstiness if isinstance(traffic, Gamma) else 1.0
-        gaps = _unit_gaps(uniform_array(seed, index, STREAM_INTERARRIVAL, 0), shape)
-        arrival_s = np.cumsum(gaps) / traffic.rate_per_s
-        source = f"{traffic.kind} arrivals at {traffic.rate_per_s:g} /s"
-        if isinstance(traffic, Gamma):
-            source += f", burstiness {traffic.burstiness:g}"
-    if traffic.lengths.source:
-        source += f"; lengths: {traffic.lengths.source}"
-    users = traffic.users if isinstance(traffic, ClosedLoop) else 0
-    return Requests(arrival_s, prompt_tokens, output_tokens, index, think_s, users, n, {}, f"{n} requests, {source}")
+def generate_chunks(
+    traffic: AnyTraffic,
+    seed: int,
+    *,
+    base: Path | None = None,
+    max_context_tokens: int | None = None,
+    size: int = CHUNK,
+) -> Iterator[Requests]:
+    """The same requests as those of `generate`, in chunks of at most `size` (more where one conversation is longer).
+
+    Indices in `row`, `follows` and `session` count from the beginning of the whole. A trace is read as a whole.
+    """
+    read = kept = 0
+    shortest = None
+    for chunk in _chunks(traffic, seed, base, size):
+        fitting = chunk.fitting(max_context_tokens, read, kept)
+        read, kept = read + len(chunk), kept + len(fitting)
+        if max_context_tokens is not None and kept == 0:
+            least = int((chunk.prompt_tokens + chunk.output_tokens).min())
+            shortest = least if shortest is None else min(shortest, least)
+        yield fitting
+    if kept == 0:
+        if max_context_tokens is None:
+            raise InputError("stages", "0 requests", "bring at least one request with this seed")
+        rule = f"be at least {shortest}, the shortest request"
+        raise InputError("max_context_tokens", max_context_tokens, rule, where=chunk.source)
 
 
-def _unit_gaps(u: FloatArray, shape: float) -> FloatArray:
-    """Gamma gaps of mean 1 at probability `u`: P⁻¹(b, u) / b with P the regularised lower incomplete gamma function."""
-    if shape == 1:
-        return -np.log1p(-u)
-    from scipy.special import gammaincinv
-
-    gaps: FloatArray = gammaincinv(shape, u) / shape
-    return gaps
-
-
-def _replayed(traffic: Trace, base: Path | None) -> Requests:
-    path = Path(traffic.path).expanduser()
-    if base is not None and not path.is_absolute() and (base / path).is_file():
-        path = base / path
-    table = read_trace(path, format=traffic.format, columns=traffic.columns, limit=traffic.limit)
-    arrival_s, speed = table.arrival_s * traffic.time_scale, ""
-    if traffic.rate_per_s is not None:
-        span_s = float(table.arrival_s[-1])
-        if span_s <= 0:
-            raise InputError(
-                "rate_per_s", traffic.rate_per_s, "be left out where all rows arrive at once", where=str(path)
-            )
-        arrival_s = table.arrival_s * ((len(arrival_s) - 1) / traffic.rate_per_s / span_s)
-        speed = f", stretched to {traffic.rate_per_s:g} /s"
-    elif traffic.time_scale != 1:
-        speed = f", times × {traffic.time_scale:g}"
-    n = len(arrival_s)
-    source = f"{n} of {table.rows_read} rows of {path.name} ({FORMATS[table.format]}){speed}"
-    return Requests(
-        arrival_s, table.prompt_tokens, table.output_tokens, table.row, None, 0, table.rows_read, table.dropped, source
-    )
+def _chunks(traffic: AnyTraffic, seed: int, base: Path | None, size: int) -> Iterator[Requests]:
+    if isinstance(traffic, Trace):
+        whole = replayed(traffic, seed, base)
+        if len(whole) <= size:
+            yield whole
+            return
+        for first in range(0, len(whole), size):
+            index = np.arange(first, min(first + size, len(whole)), dtype=np.int64)
+            left_out = {} if first else whole.dropped
+            yield replace(whole.take(index), rows_read=len(index) + sum(left_out.values()), dropped=left_out)
+        return
+    requests, arrivals, population = traffic.requests, *_stream(traffic, seed, size)
+    wanted = 10**7 + 1 if requests is None else requests
+    made = 0
+    for chunk in chunks(arrivals, population, wanted, size):
+        made += len(chunk)
+        if isinstance(traffic, ClosedLoop):
+            think_s = -traffic.think_time_s * np.log1p(-uniform_array(seed, chunk.row, STREAM_THINK_TIME, 0))
+            think_s[chunk.row < traffic.users] = 0.0
+            chunk = replace(chunk, think_s=think_s, users=traffic.users)
+        yield chunk
+    if requests is None and made == wanted:
+        raise InputError("stages", f"more than {made - 1} requests", "bring at most ten million requests")
+    if requests is not None and made < requests:
+        rule = f"be at most {made}, which arrive before the last stage ends with no rate"
+        raise InputError("requests", requests, rule)
 
 
-def _within(requests: Requests, max_context_tokens: int) -> Requests:
-    fits = requests.prompt_tokens + requests.output_tokens <= max_context_tokens
-    left_out = int(np.count_nonzero(~fits))
-    if left_out == 0:
-        return requests
-    if left_out == len(fits):
-        shortest = int((requests.prompt_tokens + requests.output_tokens).min())
-        raise InputError(
-            "max_context_tokens",
-            max_context_tokens,
-            f"be at least {shortest}, the shortest request",
-            where=requests.source,
-        )
-    arrival_s, think_s = requests.arrival_s[fits], None
-    if requests.think_s is not None:
-        # The users stay the same people: the first `users` requests that remain start at 0.
-        first = np.arange(len(arrival_s)) < requests.users
-        arrival_s = np.where(first, 0.0, np.nan)
-        think_s = np.where(first, 0.0, requests.think_s[fits])
-    return Requests(
-        arrival_s,
-        requests.prompt_tokens[fits],
-        requests.output_tokens[fits],
-        requests.row[fits],
-        think_s,
-        requests.users,
-        requests.rows_read,
-        {**requests.dropped, TOO_LONG: left_out},
-        requests.source,
-    )
+def _stream(traffic: Poisson | Gamma | ClosedLoop | ClientTraffic, seed: int, size: int) -> tuple[Arrivals, Population]:
+    if isinstance(traffic, ClientTraffic):
+        clients = Clients.of(traffic.clients, seed)
+        source = with_sources(traffic.describe(), traffic.clients)
+        stretch = clients.stretch if any(c.length_spread for c in traffic.clients) else None
+        merged = Merged(clients, traffic.clients, seed, min(size, traffic.requests))
+        return merged, Population(traffic.clients, seed, (), source, stretch)
+    population = traffic.population(seed, traffic.describe())
+    return _Users(traffic.users) if isinstance(traffic, ClosedLoop) else traffic.arrivals(seed), population
+
+
+class _Users:
+    """Arrivals of a closed loop: known for each user's first request only."""
+
+    def __init__(self, users: int):
+        self._users = users
+
+    def look(self, first: int, count: int) -> tuple[IntArray, None]:
+        return np.arange(first, first + count, dtype=np.int64), None
+
+    def times(self, first: int, count: int) -> FloatArray:
+        return np.where(np.arange(first, first + count) < self._users, 0.0, np.nan)
