@@ -201,7 +201,7 @@ class LinkFile(Record):
 def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
     """The GPU of a bundled name, an alias, or a profile's path. Raises UnknownName or InputError."""
     bundled = name.lower() in (known.lower() for known in catalog.names("gpu"))
-    # Aliases stand in the profiles, and reading all of those takes a seventh of a warm start.
+    # Aliases stand in the profiles, and reading all of those takes a fifth of a warm start.
     path = catalog.locate("gpu", name, aliases=None if bundled else _gpu_aliases(), base=base)
     data = read_mapping(path)
     if isinstance(data.get("gpu"), str):  # a profile that calibrates a bundled GPU
