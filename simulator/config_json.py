@@ -118,7 +118,9 @@ def _windows(given: Fields, layers: int) -> list[int | None]:
         number = {kind: counts.count(kind, at_least=0, at_most=MAX_LAYERS) for kind in counts.data}
         if sum(number.values()) != layers:
             raise given.error("layer_types_counts", sum(number.values()), f"add up to num_hidden_layers={layers}")
-        types = [kind for kind, n in number.items() for _ in range(n)]
+        # In what order is not said; models alternate, so each kind is spread evenly over the depth.
+        places = [(j / n, at, kind) for at, (kind, n) in enumerate(number.items()) for j in range(n)]
+        types = [kind for *_, kind in sorted(places)]
     if types:
         return [_window(given, kind, window) for kind in types]
     # Every pattern-th layer sees everything, the others the window (Gemma 2 and 3, gpt-oss, Command R7B).

@@ -34,7 +34,8 @@ def _bundled(name: str) -> GpuFile:
 def test_every_gpu_loads_and_its_links_exist(name: str) -> None:
     gpu = load_gpu(name)
     assert gpu.name == name
-    assert {gpu.node_link, gpu.host_link} <= set(LINKS)
+    assert {gpu.node_link, gpu.host_link, gpu.network_link} <= set(LINKS)
+    assert gpu.provenance["host_link"].text == gpu.host_link
     assert "bf16" in gpu.dense_flop_per_s
 
 

@@ -110,7 +110,8 @@ def _measured_profile(measured: Measurements, name: str) -> GpuFile:
     threads = f", {count} thread{'s' if count > 1 else ''}" if cpu else ""
     return GpuFile(
         name=name, title=f"{header['device']}{threads}", vendor="generic", family="cpu" if cpu else f"{name} only",
-        node_link=generic.node_link, host_link=generic.host_link, gpus_per_node=1, sources=sources, figures=figures,
+        node_link=generic.node_link, host_link=generic.host_link, host_link_source="generic",
+        host_link_note="not measured; that of the generic profile", gpus_per_node=1, sources=sources, figures=figures,
     )  # fmt: skip
 
 
