@@ -4,7 +4,8 @@
 
 Every measurement is a process of its own: one core, the compiled loop read from its cache and warmed up on 100 requests of the
 same case. Figures are medians over the processes; growth is fitted over all sizes. A case with speculation simulates plain decoding too, as `simulate` does
-for every scenario with a drafter; its figure is the time of both less that of plain decoding alone.
+for every scenario with a drafter; its figure is the time of both less that of plain decoding alone. Where the CPU's seconds
+are much fewer than the clock's, the machine was busy with something else, and the figures are not worth keeping.
 """
 
 from __future__ import annotations
@@ -21,27 +22,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from measuring import Bar, growth, in_child, machine, peak_bytes, print_bars, spread, write_json
 
 SIZES = (10_000, 100_000, 1_000_000)
 WARM_UP = 100
 MOST_MEMORY_BYTES = 1.5e9
 COLD_START_S, WARM_START_S = 15.0, 1.5
+STREAMED_REQUESTS, MOST_STREAMED_BYTES = 10_000_000, 2e9
 
 
 def measure(case: str, requests: int) -> dict[str, float]:
-    """Seconds of one simulation, and this process's peak memory."""
+    """Seconds of one simulation, by the clock and of CPU time, and this process's peak memory."""
     from cases import CASES
 
     from simulator import simulate
 
-    def timed(n: int, *, speculation: bool) -> float:
+    def timed(n: int, *, speculation: bool) -> np.ndarray[Any, Any]:
         scenario, traffic = CASES[case].build(n)
         if not speculation:
             scenario = scenario.model_copy(update={"speculation": None})
-        start = time.perf_counter()
+        start = np.array([time.perf_counter(), time.process_time()])
         result = simulate(scenario, requests=traffic)
-        seconds = time.perf_counter() - start
+        seconds: np.ndarray[Any, Any] = np.array([time.perf_counter(), time.process_time()]) - start
         assert len(result.main.requests) == n, "the case must simulate as many requests as it is rated for"
         return seconds
 
@@ -53,7 +56,9 @@ def measure(case: str, requests: int) -> dict[str, float]:
     if speculative:
         fixed_s -= timed(WARM_UP, speculation=False)
         seconds -= timed(requests, speculation=False)
-    return {"seconds": seconds, "fixed_s": fixed_s, "peak_bytes": most_bytes}
+    return {
+        "seconds": float(seconds[0]), "cpu_s": float(seconds[1]), "fixed_s": float(fixed_s[0]), "peak_bytes": most_bytes,
+    }  # fmt: skip
 
 
 def report(name: str, sizes: list[int], repeats: int) -> tuple[dict[str, Any], list[Bar]]:
@@ -67,14 +72,19 @@ def report(name: str, sizes: list[int], repeats: int) -> tuple[dict[str, Any], l
         return {"title": case.title, "skipped": f"no {case.needs.name}"}, []
     runs = [[in_child(__file__, "--one", name, "--requests", str(n)) for n in sizes] for _ in range(repeats)]
     by_size = list(zip(*runs, strict=True))
-    print(f"{'requests':>10} {'seconds':>26} {'requests/s':>11} {'µs/request':>11} {'peak MB':>8}")
+    print(f"{'requests':>10} {'seconds':>26} {'requests/s':>11} {'µs/request':>11} {'CPU s':>8} {'peak MB':>8}")
     rows = []
     for n, measured in zip(sizes, by_size, strict=True):
         seconds = [run["seconds"] for run in measured]
         peak = max(run["peak_bytes"] for run in measured)
+        cpu_s = [run["cpu_s"] for run in measured]
         rate = n / statistics.median(seconds)
-        print(f"{n:10,d} {spread(seconds):>26} {rate:11,.0f} {1e6 / rate:11.2f} {peak / 1e6:8.0f}", flush=True)
-        rows.append({"requests": n, "seconds": seconds, "requests_per_s": rate, "peak_bytes": peak})
+        print(
+            f"{n:10,d} {spread(seconds):>26} {rate:11,.0f} {1e6 / rate:11.2f} {statistics.median(cpu_s):8.3f} "
+            f"{peak / 1e6:8.0f}",
+            flush=True,
+        )
+        rows.append({"requests": n, "seconds": seconds, "cpu_s": cpu_s, "requests_per_s": rate, "peak_bytes": peak})
     document: dict[str, Any] = {"title": case.title, "sizes": rows}
     if len(sizes) > 1:
         # What does not depend on n (files, the price of a pass) would make growth look slower than it is.
@@ -114,6 +124,34 @@ def start_up(repeats: int) -> tuple[dict[str, Any], list[Bar]]:
     return {"cold_s": cold, "warm_s": warm}, bars
 
 
+def streamed(requests: int) -> tuple[dict[str, Any], list[Bar]]:
+    """Peak memory and seconds of ``memwall simulate`` on so many requests, each written as a row of a Parquet file."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.parquet"
+        command = [sys.executable, "-m", "simulator.cli", "simulate", "stock-8b-h100", "--requests", str(requests)]
+        start = time.perf_counter()
+        child = subprocess.Popen([*command, "--rows", str(rows), "--no-progress"], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            sys.exit(f"memwall simulate --requests {requests} --rows: exit code {child.returncode}")
+        written_bytes = rows.stat().st_size
+    most_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(f"\nmemwall simulate stock-8b-h100 --requests {requests} --rows rows.parquet, a process from start to end")
+    print(
+        f"{seconds:.1f} s, {requests / seconds:,.0f} requests/s, peak {most_bytes / 1e6:,.0f} MB, rows {written_bytes / 1e6:,.0f} MB"
+    )
+    bar = Bar(
+        f"streamed records, {requests:,} requests: memory",
+        MOST_STREAMED_BYTES / 1e9,
+        most_bytes / 1e9,
+        "GB",
+        at_least=False,
+    )
+    return {"requests": requests, "seconds": seconds, "peak_bytes": most_bytes, "rows_bytes": written_bytes}, [bar]
+
+
 def copy_of_project(folder: Path) -> None:
     """The package and its bundled files, without anything compiled."""
     project = Path(__file__).resolve().parents[1]
@@ -138,6 +176,9 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, nargs="+", default=list(SIZES), help="sizes (10^4, 10^5, 10^6)")
     parser.add_argument("--repeats", type=int, default=5, help="processes per size (5)")
+    parser.add_argument(
+        "--streamed", metavar="N", type=int, default=STREAMED_REQUESTS, help="requests of case stream (10^7)"
+    )
     parser.add_argument("--json", metavar="FILE", help="figures, machine and bars")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -146,7 +187,7 @@ def main() -> None:
         return
     from cases import CASES
 
-    known = [*CASES, "start"]
+    known = [*CASES, "start", "stream"]
     for name in arguments.cases:
         if name not in known:
             parser.error(f"CASE={name} must be one of {', '.join(known)}")
@@ -155,6 +196,8 @@ def main() -> None:
     for name in arguments.cases or known:
         if name == "start":
             documents[name], found = start_up(max(1, arguments.repeats // 2))
+        elif name == "stream":
+            documents[name], found = streamed(arguments.streamed)
         else:
             documents[name], found = report(name, sorted(arguments.requests), arguments.repeats)
         bars += found

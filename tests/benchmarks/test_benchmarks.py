@@ -136,9 +136,18 @@ def test_speed_of_a_tiny_case(tmp_path):
     assert bar["met"] == (bar["measured"] >= bar["bar"] == 400_000)
 
 
+def test_memory_of_streamed_records(tmp_path):
+    file = tmp_path / "stream.json"
+    script("simulation_speed.py", "stream", "--streamed", "200", "--json", str(file))
+    document = json.loads(file.read_text())
+    assert document["cases"]["stream"]["rows_bytes"] > 0
+    (bar,) = document["bars"]
+    assert 0.01 < bar["measured"] < 2.0
+
+
 def test_speculation_is_timed_without_the_plain_run_beside_it():
     measured = json.loads(script("simulation_speed.py", "--one", "eagle", "--requests", "300"))
-    assert set(measured) == {"seconds", "fixed_s", "peak_bytes"}
+    assert set(measured) == {"seconds", "cpu_s", "fixed_s", "peak_bytes"}
 
 
 def test_unknown_cases_are_named():
