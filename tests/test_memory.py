@@ -8,7 +8,7 @@ from simulator import units
 from simulator.cost.forward import ForwardCost
 from simulator.deployment import EngineChoice, deploy
 from simulator.errors import DoesNotFit, InputError
-from simulator.memory import budget, draft_weights_on_gpu, require_fit, weights_on_gpu
+from simulator.memory import budget, draft_weights_on_gpu, kv_bytes_per_token, require_fit, weights_on_gpu
 from simulator.quantization import Quantization
 
 
@@ -171,3 +171,121 @@ def test_impossible_utilization(share):
         require_fit(
             deploy("llama-3.1-8b", "h100").target, EngineChoice(name="vllm", memory_utilization=share).load(), None
         )
+
+
+# Pipelines and spread experts
+
+
+@pytest.mark.parametrize("pp", [2, 4, 8])
+def test_stages_share_weights_and_kv(pp):
+    whole, cut = (deploy("llama-3-70b", "h100", tp=2, pp=n).target for n in (1, pp))
+    engine = deploy("llama-3-70b", "h100").engine
+    one = budget(whole, engine)
+    found = budget(cut, engine)
+    assert found.kv_bytes_per_token * pp == one.kv_bytes_per_token
+    # The last stage has the head beside its layers, and logits: no other holds fewer tokens.
+    layers = 80 * (8192 * (64 + 16) * 128 + 8192 * 8192 + 3 * 8192 * 28672) * 2 / 2
+    assert found.weight_bytes == pytest.approx(layers / pp + 128_256 * 8192 * 2 / 2, rel=1e-4)
+    assert found.activation_bytes == one.activation_bytes
+
+
+def test_a_tied_head_is_copied_to_the_last_stage():
+    target = deploy("llama-3.2-1b", "h100", pp=2).target
+    layers = 8 * (2048 * (32 + 16) * 64 + 2048 * 2048 + 3 * 2048 * 8192) * 2
+    assert weights_on_gpu(target) == pytest.approx(layers + 128_256 * 2048 * 2, rel=1e-4)
+
+
+def test_a_drafter_is_beside_the_head():
+    pair = deploy("llama-3-70b", "h100", tp=4, pp=2, draft="eagle-llama-3.1-70b").fit()
+    assert pair.draft_kv_bytes_per_token > 0
+    # It borrows the head there, and has an embedding of its own.
+    near, far = (deploy("llama-3-70b", "h100", tp=4, pp=n, draft="eagle-llama-3.1-70b") for n in (1, 2))
+    more = draft_weights_on_gpu(far.draft, far.target) - draft_weights_on_gpu(near.draft, near.target)
+    assert more == 128_256 / 4 * 8192 * 2
+
+
+def test_experts_spread_over_more_gpus_leave_more_room():
+    narrow, wide = (deploy("deepseek-v3", "h200", tp=8, ep=ep).target for ep in (8, 64))
+    experts = 58 * 256 * 3 * 7168 * 2048 * (1 + 4 / 128**2)
+    assert weights_on_gpu(narrow) - weights_on_gpu(wide) == pytest.approx(experts / 8 - experts / 64)
+
+
+def test_a_pipeline_is_suggested_where_a_node_is_too_small():
+    ask = {"context_tokens": 8192, "sequences": 16}
+    with pytest.raises(DoesNotFit, match=r"on 8 x h100-sxm .* --pp 2 or --gpu \S+ would fit") as caught:
+        deploy("llama-3.1-405b", "h100", tp=8).fit(**ask)
+    assert deploy("llama-3.1-405b", "h100", tp=8, pp=2).fit(**ask)
+    gpu = re.search(r"--gpu (\S+)", str(caught.value))[1]
+    assert deploy("llama-3.1-405b", gpu, tp=8).fit(**ask)
+
+
+def test_suggestions_keep_stages_and_spread_experts():
+    with pytest.raises(DoesNotFit, match=r"--tp (\d+)") as caught:
+        deploy("qwen3-235b-a22b", "h100", tp=2, pp=2, ep=2).fit()
+    tp = int(re.search(r"--tp (\d+)", str(caught.value))[1])
+    assert deploy("qwen3-235b-a22b", "h100", tp=tp, pp=2, ep=tp).fit()
+    with pytest.raises(DoesNotFit):
+        deploy("qwen3-235b-a22b", "h100", tp=tp // 2, pp=2, ep=tp // 2).fit()
+
+
+# Sizes of the KV cache by hand
+
+
+def test_latent_attention_stores_576_values():
+    # DeepSeek-V3: 512 of the latent and 64 rotary ones in each of 61 layers, on every rank, of 2 bytes.
+    for tp in (8, 1):
+        assert kv_bytes_per_token(deploy("deepseek-v3", "h200", tp=tp).target) == 61 * 576 * 2
+    narrow = deploy("deepseek-v3", "h200", tp=8, quantization=Quantization(kv="fp8")).target
+    assert kv_bytes_per_token(narrow) == 61 * 576
+    found = budget(deploy("deepseek-v3", "h200", tp=8).target, deploy("deepseek-v3", "h200").engine)
+    assert (found.window_tokens, found.windowed_share) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "windowed", "window", "kv_heads", "head_dim"),
+    [("gpt-oss-20b", 24, 12, 128, 8, 64), ("gemma-3-27b", 62, 52, 1024, 16, 128), ("mistral-7b", 32, 32, 4096, 8, 128)],
+)
+def test_windows_by_hand(model, layers, windowed, window, kv_heads, head_dim):
+    found = deploy(model, "h100").fit()
+    layer = 2 * kv_heads * head_dim * 2
+    assert found.kv_bytes_per_token == layers * layer
+    assert found.window_tokens == window
+    assert found.windowed_share == pytest.approx(windowed / layers)
+    # 10,000 tokens of context: all of them in the full layers, the window in the others.
+    by_hand = layer * ((layers - windowed) * 10_000 + windowed * window)
+    assert found.held_bytes(10_000, hybrid=True) == pytest.approx(by_hand)
+    assert found.held_bytes(10_000) == layer * layers * 10_000
+    assert found.held_bytes(window, hybrid=True) == found.held_bytes(window)
+
+
+def test_a_drafter_s_own_windows_count():
+    # Gemma 3 drafting for itself: twice the bytes, the same share in windowed layers.
+    alone, pair = (deploy("gemma-3-27b", "b200", draft=d).fit() for d in (None, "gemma-3-27b"))
+    assert (pair.window_tokens, pair.windowed_share) == (alone.window_tokens, pytest.approx(alone.windowed_share))
+    assert pair.kv_bytes_per_token == 2 * alone.kv_bytes_per_token
+
+
+# What speculation costs in concurrency
+
+
+def test_concurrency_by_hand():
+    deployment = deploy("llama-3.1-8b", "h100", draft="llama-3.2-1b")
+    plain, pair = deployment.plain().fit(), deployment.fit(gamma=4)
+    found = deployment.concurrency(context_tokens=1000, gamma=4)
+    # 1000 tokens are 63 blocks of 16, 1005 as well; the drafter adds 16 layers of 2·8·64 values.
+    assert found.plain == int(plain.kv_bytes // (1008 * 131_072))
+    assert found.beside_draft_weights == int(pair.kv_bytes // (1008 * 131_072))
+    assert found.with_draft_kv == int(pair.kv_bytes // (1008 * (131_072 + 32_768)))
+    assert found.speculative == found.with_draft_kv
+    assert found.lost_share == pytest.approx(1 - found.speculative / found.plain)
+    # One token more begins another block.
+    assert deployment.concurrency(context_tokens=1004, gamma=4).speculative == int(
+        pair.kv_bytes // (1024 * (131_072 + 32_768))
+    )
+
+
+def test_look_up_drafts_cost_only_their_slots():
+    found = deploy("llama-3.1-8b", "h100", draft="ngram").concurrency(context_tokens=1600, gamma=8)
+    assert found.plain >= found.beside_draft_weights == found.with_draft_kv >= found.speculative
+    nothing = deploy("llama-3-70b", "h100").concurrency(context_tokens=100, gamma=0)
+    assert (nothing.plain, nothing.speculative, nothing.lost_share) == (0, 0, 0.0)
