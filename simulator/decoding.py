@@ -234,4 +234,6 @@ def decode(deployment: Deployment, *, batch: int = 1, context_tokens: int = 1024
         raise InputError("context", context_tokens, f"leave room for the new token in the model's context of {limit}")
     budget = deployment.fit(context_tokens=context_tokens + new_tokens, sequences=batch)
     cost = deployment.target.pass_cost(Batch.decode(batch, context_tokens, new_tokens))
-    return DecodeResult(deployment, batch, context_tokens, new_tokens, cost, deployment.engine.host_s(batch), budget)
+    engine, layers = deployment.engine, deployment.target.decoder.layers
+    host_s = engine.host_s(batch, gpu_s=cost.seconds) + engine.launch_gap_s(batch, new_tokens, layers, cost.seconds)
+    return DecodeResult(deployment, batch, context_tokens, new_tokens, cost, host_s, budget)

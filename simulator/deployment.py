@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from simulator.architecture import Decoder, load_decoder
 from simulator.cost.forward import FastTables, ForwardCost
 from simulator.cost.graphs import GraphCapture
@@ -60,17 +62,24 @@ class Deployment:
         """Sequences of so many tokens that the KV cache holds, without and with this drafter's `gamma` drafts."""
         return concurrency(self.target, self.engine, self.draft, context_tokens=context_tokens, gamma=gamma)
 
-    def target_tables(self, max_tokens: int, max_rows: int) -> FastTables:
-        """The target's passes on the graphs that the engine captured."""
-        return self.target.tables(max_tokens, max_rows, self._capture(self.target))
+    def target_tables(self, max_tokens: int, max_rows: int, per_sequence: int = 1) -> FastTables:
+        """The target's passes on the graphs that the engine captured, for `per_sequence` tokens (γ + 1) of each sequence."""
+        return _waits(self.target.tables(max_tokens, max_rows, self._capture(self.target, per_sequence)))
 
     def draft_tables(self, max_tokens: int, max_rows: int) -> FastTables | None:
         """The drafter's passes on the same graphs; None where it has no model."""
-        return self.draft.tables(max_tokens, max_rows, self._capture(self.draft)) if self.draft else None
+        return _waits(self.draft.tables(max_tokens, max_rows, self._capture(self.draft))) if self.draft else None
 
-    def _capture(self, cost: ForwardCost) -> GraphCapture:
+    def _capture(self, cost: ForwardCost, per_sequence: int = 1) -> GraphCapture:
         settings = self.engine.settings
-        return GraphCapture(settings.graph_capture_sizes, settings.graphs, self.engine.eager_s(cost.decoder.layers))
+        return GraphCapture(
+            settings.captured_tokens(per_sequence), settings.graphs, self.engine.eager_s(cost.decoder.layers)
+        )
+
+
+def _waits(tables: FastTables) -> FastTables:
+    """`tables` with what the GPU waits for launches: they run ahead of it, so only what outlasts its matrix kernels."""
+    return replace(tables, extra_host_s=np.maximum(0.0, tables.extra_host_s - tables.linear[:, 0]))
 
 
 def deploy(

@@ -1,11 +1,20 @@
 """Serving engines: what the software adds to the hardware, read from ``hardware_profiles/engines/``.
 
 Host time is what the GPU waits for between its kernels: scheduling, input preparation, sampling, detokenising. It
-belongs to the engine, not to the GPU, and decides small-batch speculation as much as bandwidth does (DESIGN §3).
+belongs to the engine, not to the GPU, and decides small-batch speculation as much as bandwidth does (DESIGN §3). It comes
+in three parts, and a step takes
+
+    exposed + max(gpu, hidden)    with overlapped scheduling, right after another step
+    exposed + gpu + hidden        else
+
+``exposed`` is what total step times show beyond the passes (`host_step` and its kin); ``hidden`` is the rest of the host's
+loop, of which overlapped scheduling hides what fits beside the GPU's work. A step that no CUDA graph covers is launched
+kernel by kernel (``host_eager_*``); the launches run ahead of the GPU, which waits only for what outlasts its own work.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,21 +33,17 @@ _FIGURES = {
     "host_draft_pass": "s",
     "host_speculative_round": "s",
     "host_ngram_per_sequence": "s",
+    "host_hidden_step": "s",
+    "host_hidden_per_sequence": "s",
     "host_eager_step": "s",
     "host_eager_layer": "s",
     "reserved": "bytes",
 }
 # What a profile may leave out, and what is then assumed: those written before there were such figures have none.
 _NOT_GIVEN = Provenance(
-    "0 s",
-    Source(
-        title="Not in the profile, so 0: a step without CUDA graph costs the host no more",
-        date="2026-11-24",
-        kind="estimate",
-    ),
-    "",
+    "0 s", Source(title="Not in the profile: taken to be 0", date="2026-11-24", kind="estimate"), ""
 )
-_OPTIONAL = ("host_eager_step", "host_eager_layer")
+_OPTIONAL = ("host_hidden_step", "host_hidden_per_sequence", "host_eager_step", "host_eager_layer")
 _MOST = 1_000_000
 """Tokens, sequences and requests in one setting at most."""
 
@@ -56,6 +61,8 @@ SwapSpace = Annotated[float, BeforeValidator(_bytes)]
 Order = Literal["fcfs", "priority", "shortest"]
 Preemption = Literal["recompute", "swap"]
 Verify = Literal["ragged", "padded"]
+GraphSizesOf = Literal["tokens", "sequences"]
+UtilizationOf = Literal["all", "static", "free"]
 Graphs = Literal["all", "decode", "none"]
 
 
@@ -69,7 +76,10 @@ class EngineSettings(Record):
     max_batched_tokens: int = 8192
     """Token budget of one step: decode, verification and prompt chunks together."""
     memory_utilization: float = 0.9
-    """Share of HBM the engine may fill."""
+    """Share of HBM the engine may fill, as `utilization_of` counts it."""
+    utilization_of: UtilizationOf = "all"
+    """What that share holds: ``all`` weights, KV cache, activations and reserved memory (vLLM); ``static`` weights and KV
+    cache alone (SGLang); ``free`` the KV cache alone, a share of what all else leaves (TensorRT-LLM)."""
     watermark: float = 0.0
     """Share of KV blocks kept free when a waiting request is admitted beside running ones; vLLM V1 keeps none."""
     prefix_caching: bool = True
@@ -98,21 +108,35 @@ class EngineSettings(Record):
     """``padded``: as soon as one sequence has drafts, γ + 1 tokens of every sequence pass through the target. ``ragged``:
     each sequence's own number of tokens does."""
     overlap: bool = False
-    """Asynchronous scheduling: the host prepares a step while the GPU computes the one before, and is waited for only
-    where it takes longer."""
+    """Asynchronous scheduling: the host prepares a step while the GPU computes the one before; its hidden part is waited
+    for only where it takes longer."""
     hybrid_kv: bool = False
     """Layers with a sliding window keep only their window in the KV pool; else they are charged the full context."""
     graph_capture_sizes: tuple[int, ...] = ()
     """Token counts of the captured CUDA graphs, rising; a step runs at the next one, past the last without graph. None
     given: graphs of every size."""
+    graph_sizes_of: GraphSizesOf = "tokens"
+    """What those sizes count: tokens (vLLM), or sequences of which each has one token or 1 + γ (SGLang, TensorRT-LLM)."""
     graphs: Graphs = "all"
     """Steps that a graph may serve: all, ``decode`` those without prompt tokens, none."""
+
+    def captured_tokens(self, per_sequence: int = 1) -> tuple[int, ...]:
+        """Token counts of the captured graphs where each decoding sequence has `per_sequence` tokens."""
+        factor = per_sequence if self.graph_sizes_of == "sequences" else 1
+        return tuple(factor * size for size in self.graph_capture_sizes)
+
+    def captured(self, tokens: int, *, per_sequence: int = 1, prompts: bool = False) -> bool:
+        """Whether a CUDA graph covers a step of so many tokens, `per_sequence` of each sequence, some of them a prompt's."""
+        may_serve = self.graphs == "all" or (self.graphs == "decode" and not prompts)
+        return may_serve and tokens <= max(self.captured_tokens(per_sequence), default=tokens)
 
     @model_validator(mode="after")
     def _check(self) -> EngineSettings:
         for field in ("block_tokens", "max_sequences", "max_batched_tokens"):
             _between(field, getattr(self, field), 1, _MOST)
         _between("max_waiting", self.max_waiting, 0, _MOST)
+        if not 0.0 < self.memory_utilization <= 1.0:
+            raise InputError("memory_utilization", self.memory_utilization, "be above 0 and at most 1")
         if not 0.0 <= self.watermark < 1.0:
             raise InputError("watermark", self.watermark, "be at least 0 and below 1")
         if self.queue_timeout_s is not None and self.queue_timeout_s <= 0:
@@ -167,8 +191,12 @@ class Engine:
     """Added per speculative round: rejection sampling, rolling the KV back."""
     host_ngram_per_sequence_s: float
     """CPU time of one n-gram look-up."""
+    host_hidden_step_s: float
+    """CPU time of the engine's loop per step that overlapped scheduling hides beside the GPU."""
+    host_hidden_per_sequence_s: float
+    """The same, added per scheduled sequence."""
     host_eager_step_s: float
-    """CPU time to launch the kernels of a step that no CUDA graph covers, beyond `host_step_s`, whatever the model."""
+    """CPU time to launch the kernels of a step that no CUDA graph covers, whatever the model."""
     host_eager_layer_s: float
     """The same per decoder layer."""
     reserved_bytes: float
@@ -180,14 +208,28 @@ class Engine:
         """CPU time to launch a step of `layers` decoder layers kernel by kernel: e + l·layers, s."""
         return self.host_eager_step_s + self.host_eager_layer_s * layers
 
-    def host_s(self, sequences: float, draft_passes: int = 0, speculating: bool = False, ngram: bool = False) -> float:
-        """Host time of one step: h + s·B, with speculation + r + d·passes, with n-gram look-up + n·B."""
+    def hidden_s(self, sequences: float) -> float:
+        """The part of the host's loop that overlapped scheduling hides: o + p·B, s."""
+        return self.host_hidden_step_s + self.host_hidden_per_sequence_s * sequences
+
+    def host_s(
+        self, sequences: float, draft_passes: int = 0, speculating: bool = False, ngram: bool = False,
+        gpu_s: float = math.inf,
+    ) -> float:  # fmt: skip
+        """Time of one step in which the GPU waits for the host: h + s·B, with speculation + r + d·passes, with n-gram
+        look-up + n·B; and o + p·B, with overlapped scheduling only as far as that outlasts the GPU's own `gpu_s`. s."""
         host_s = self.host_step_s + self.host_per_sequence_s * sequences
         if speculating:
             host_s += self.host_speculative_round_s + self.host_draft_pass_s * draft_passes
         if ngram:
             host_s += self.host_ngram_per_sequence_s * sequences
-        return host_s
+        return host_s + max(0.0, self.hidden_s(sequences) - (gpu_s if self.settings.overlap else 0.0))
+
+    def launch_gap_s(self, sequences: int, per_sequence: int, layers: int, gpu_s: float) -> float:
+        """How long the GPU waits for launches in a pass of `per_sequence` tokens of each sequence and `gpu_s` of own work, s."""
+        if self.settings.captured(sequences * per_sequence, per_sequence=per_sequence):
+            return 0.0
+        return max(0.0, self.eager_s(layers) - gpu_s)
 
 
 def load_engine(name: str, *, base: Path | None = None) -> Engine:
@@ -215,6 +257,8 @@ def engine_from(file: EngineFile, where: str = "engine") -> Engine:
         host_draft_pass_s=si["host_draft_pass"],
         host_speculative_round_s=si["host_speculative_round"],
         host_ngram_per_sequence_s=si["host_ngram_per_sequence"],
+        host_hidden_step_s=si["host_hidden_step"],
+        host_hidden_per_sequence_s=si["host_hidden_per_sequence"],
         host_eager_step_s=si["host_eager_step"],
         host_eager_layer_s=si["host_eager_layer"],
         reserved_bytes=si["reserved"],

@@ -6,7 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from simulator.engine import Engine, EngineSettings, Graphs, Order, Preemption, SwapSpace, Timeout, Verify, load_engine
+from simulator.engine import (
+    Engine,
+    EngineSettings,
+    Graphs,
+    GraphSizesOf,
+    Order,
+    Preemption,
+    SwapSpace,
+    Timeout,
+    UtilizationOf,
+    Verify,
+    load_engine,
+)
 from simulator.hardware import Gpu
 from simulator.records import Record, read_mapping, validate
 
@@ -24,6 +36,8 @@ class EngineChoice(Record):
     """Token budget of one step."""
     memory_utilization: float | None = None
     """Share of HBM the engine may fill."""
+    utilization_of: UtilizationOf | None = None
+    """What that share holds: all, weights and cache (static), or the cache of what is left free."""
     watermark: float | None = None
     """Share of KV blocks kept free on admission."""
     prefix_caching: bool | None = None
@@ -54,6 +68,8 @@ class EngineChoice(Record):
     """Whether layers with a sliding window keep only their window."""
     graph_capture_sizes: tuple[int, ...] | None = None
     """Token counts of captured CUDA graphs; an empty list: of every size."""
+    graph_sizes_of: GraphSizesOf | None = None
+    """Whether those sizes count tokens or sequences."""
     graphs: Graphs | None = None
     """Steps that a graph may serve."""
 

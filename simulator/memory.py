@@ -151,12 +151,19 @@ def _stage_budget(
     served = [(target, stage), *((drafting, s) for s in (drafting.stages if drafting else ()))]
     window = min(_windows(target) or (_windows(drafting) if drafting else []), default=0)
     windowed = sum(windowed_kv_bytes(cost, s, window) for cost, s in served if cost)
+    weights, draft_weights = _stage_weights(target, stage), draft_weights_on_gpu(drafting, target) if drafting else 0.0
+    activations, hbm = activation_bytes(target, settings.max_batched_tokens, rows), target.gpu.hbm_bytes
+    # What the share does not count comes on top of it; of the cache alone, the share's complement of all else.
+    outside = {"all": 0.0, "static": activations + engine.reserved_bytes}.get(
+        settings.utilization_of,
+        (1.0 - settings.memory_utilization) * (weights + draft_weights + activations + engine.reserved_bytes),
+    )
     return MemoryBudget(
-        hbm_bytes=target.gpu.hbm_bytes,
-        usable_bytes=target.gpu.hbm_bytes * settings.memory_utilization,
-        weight_bytes=_stage_weights(target, stage),
-        draft_weight_bytes=draft_weights_on_gpu(drafting, target) if drafting else 0.0,
-        activation_bytes=activation_bytes(target, settings.max_batched_tokens, rows),
+        hbm_bytes=hbm,
+        usable_bytes=min(hbm, hbm * settings.memory_utilization + outside),
+        weight_bytes=weights,
+        draft_weight_bytes=draft_weights,
+        activation_bytes=activations,
         reserved_bytes=engine.reserved_bytes,
         kv_bytes_per_token=per_token,
         draft_kv_bytes_per_token=draft_kv,

@@ -116,7 +116,10 @@ def step_log_sd(deployment: Deployment, batch: Batch) -> float:
     """Standard deviation of ln(truth/predicted) of one step, host time included."""
 
     def figures(d: Deployment) -> Figures:
-        return {"step": d.target.seconds(batch) + d.engine.host_s(len(batch.new_tokens))}
+        seconds, layers = d.target.seconds(batch), d.target.decoder.layers
+        sequences, most = len(batch.new_tokens), max(batch.new_tokens, default=1)
+        host_s = d.engine.host_s(sequences, gpu_s=seconds) + d.engine.launch_gap_s(sequences, most, layers, seconds)
+        return {"step": seconds + host_s}
 
     return log_sds(deployment, figures)["step"]
 

@@ -203,15 +203,35 @@ def _show_link(name: str) -> list[Block]:
     ]
 
 
+_NONE_MEANS = {
+    "queue_timeout_s": "never", "max_waiting": "no limit", "prompts_per_pass": "as the budget holds",
+    "prefill_chunk_tokens": "as the budget holds", "graph_capture_sizes": "every size", "swap_space_bytes": "none",
+}  # fmt: skip
+
+
+def _setting(key: str, value: Any) -> tuple[str, str]:
+    """Name and value of an engine's setting for people: units, yes and no, capture sizes as a range."""
+    from simulator.units import show
+
+    for ending, dimension in (("_s", "s"), ("_bytes", "bytes")):
+        if key.endswith(ending) and value:
+            return key.removesuffix(ending).replace("_", " "), show(value, dimension)
+    name = key.removesuffix("_s").removesuffix("_bytes").replace("_", " ")
+    if not value and key in _NONE_MEANS:
+        return name, _NONE_MEANS[key]
+    if isinstance(value, bool):
+        return name, "yes" if value else "no"
+    if isinstance(value, tuple):
+        return name, f"{len(value)}, from {value[0]:,} to {value[-1]:,}"
+    return name, f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
 def _show_engine(name: str) -> list[Block]:
     from simulator.engine import load_engine
     from simulator.output.tables import properties
 
     engine = load_engine(name)
-    settings = [
-        (key.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else value)
-        for key, value in engine.settings.model_dump().items()
-    ]
+    settings = [_setting(key, value) for key, value in engine.settings.model_dump().items()]
     return [properties(engine.title, [("name", engine.name), *settings]), *_provenance(engine.provenance)]
 
 

@@ -87,8 +87,12 @@ def round_cost(
             )
             draft_s += (gamma - 1) * further
     host_s = engine.host_s(
-        sequences, gamma if draft is not None else 0, speculating=gamma > 0, ngram=gamma > 0 and draft is None
-    )
+        sequences, gamma if draft is not None else 0, speculating=gamma > 0, ngram=gamma > 0 and draft is None,
+        gpu_s=verify_s + draft_s,
+    )  # fmt: skip
+    host_s += engine.launch_gap_s(sequences, gamma + 1, target.decoder.layers, verify_s)
+    if draft is not None and gamma:
+        host_s += gamma * engine.launch_gap_s(sequences, 1, draft.decoder.layers, draft_s / gamma)
     return RoundCost(sequences, gamma, verify_s, draft_s, host_s, tau, gamma * match)
 
 
