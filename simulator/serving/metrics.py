@@ -1,12 +1,34 @@
-"""Service metrics from request records, and resource metrics from the replicas' counters. Definitions: DESIGN §5.
+"""Service metrics from request records, and resource metrics from the replicas' counters and time series. After DESIGN §5.
 
-TTFT  first token − arrival.  TPOT  (E2E − TTFT)/(n − 1) for n ≥ 2 output tokens.  E2E  last token − arrival.
-ITL   between two chunks of output; with speculation one chunk is several tokens, so ITL is not TPOT.
-Goodput  requests per second that meet every SLO given.  Warm-up requests are in the simulation, not in the metrics.
+A request's times, of finished requests only:
+  TTFT   first token − arrival.
+  TPOT   (E2E − TTFT)/(n − 1) of n ≥ 2 output tokens; a request of one token has none.
+  E2E    last token − arrival.
+  queue  first time in a batch − arrival.
+  ITL    between two chunks of output; with speculation one chunk is several tokens, so ITL is not TPOT. A histogram.
+A request counts as good when it finished and met every objective of its class (`RequestClass.slo`, else the scenario's).
+
+Distributions are over the *measured* requests: those outside warm-up (the first `Scenario.warmup` of all) that finished,
+whenever they finished.
+
+Rates (output tokens/s, requests/s, goodput) are what came out within a *window*, divided by its length: from the first measured
+arrival to the last arrival (`window`). Tokens are those of the time series, requests those that finished in it, whenever
+they arrived. So the drain at the end does not count as low throughput, in a steady state as many requests leave
+as arrive, and a saturated system shows its capacity. `window` in the summary says where that is not possible: where
+all requests come within less than the mean time that one spends in the batch, rates are over the whole run.
+
+`good_share` is over the measured requests that ended in any way (refused, timed out or cancelled ones are not good), by
+arrival, so it needs no window.
+
+Resource figures (GPU busy, bandwidth, FLOP, mean batch, KV cache, price) are over the whole run: counters of the
+replicas over the time they were held, which is the makespan (first arrival to last end) unless `held_s` says otherwise.
+
+Every request read is accounted for: `Summary.requests` counts them by end, together with the rows dropped while reading.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,50 +36,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.scenario import Slo
-from simulator.serving.state import FINISHED, gap_seconds
+from simulator.serving import state, timeline
+from simulator.serving.class_metrics import (
+    TOO_LARGE,
+    ClassSummary,
+    by_end,
+    share,
+    slos_of,
+    summarise_classes,
+    total_of,
+)
+from simulator.serving.classes import EVERYTHING, RequestClass
+from simulator.serving.confidence import HalfWidth, describe
+from simulator.serving.distribution import Distribution
+from simulator.serving.outcomes import TIMES, Outcomes
+from simulator.serving.stability import Stability, assess
+from simulator.serving.window import ARRIVALS, Window, run_of, tally, window_of
+from simulator.slo import Slo
+
+__all__ = ["TOO_LARGE", "Distribution", "ReplicaHardware", "Summary", "request_metrics", "summarise"]
 
 FloatArray = NDArray[np.float64]
-PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True)
-class Distribution:
-    """How a quantity is spread over requests (or gaps); all but `n` in the quantity's unit, NaN when n is 0."""
+class ReplicaHardware:
+    """What a replica runs on."""
 
-    n: int
-    mean: float
-    standard_deviation: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    largest: float
-
-    @classmethod
-    def of(cls, values: FloatArray) -> Distribution:
-        """Of one value per request."""
-        if len(values) == 0:
-            return EMPTY
-        p50, p90, p95, p99 = (float(p) for p in np.percentile(values, PERCENTILES))
-        return cls(len(values), float(values.mean()), float(values.std()), p50, p90, p95, p99, float(values.max()))
-
-    @classmethod
-    def of_counts(cls, values: FloatArray, counts: NDArray[np.int64]) -> Distribution:
-        """Of a histogram: `counts` gaps near each of the ascending `values`."""
-        n = int(counts.sum())
-        if n == 0:
-            return EMPTY
-        mean = float((values * counts).sum() / n)
-        variance = float((values**2 * counts).sum() / n) - mean**2
-        cumulative = np.cumsum(counts)
-        p50, p90, p95, p99 = (float(values[np.searchsorted(cumulative, np.ceil(p / 100 * n))]) for p in PERCENTILES)
-        return cls(n, mean, max(variance, 0.0) ** 0.5, p50, p90, p95, p99, float(values[np.nonzero(counts)[0][-1]]))
-
-
-_NAN = float("nan")
-EMPTY = Distribution(0, _NAN, _NAN, _NAN, _NAN, _NAN, _NAN, _NAN)
-"""Of nothing."""
+    gpus: int
+    """GPUs that share it."""
+    total_blocks: int
+    """KV blocks of its pool."""
+    peak_bytes_per_s: float
+    """Datasheet HBM bandwidth of one GPU."""
+    peak_flop_per_s: float
+    """Datasheet dense peak of one GPU at the format of the activations."""
+    usd_per_s: float | None
+    """List price of one GPU; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -69,35 +84,59 @@ class Summary:
     itl_s: Distribution
     e2e_s: Distribution
     queue_s: Distribution
+    confidence: Mapping[str, HalfWidth]
+    """How well this run determines a mean or percentile, by ``ttft_s.mean``, ``ttft_s.p50``, …; what is too short for it is
+    missing."""
+    classes: tuple[ClassSummary, ...]
+    """By class of request; a single one where the traffic has none."""
     requests: Mapping[str, int]
-    """finished, rejected, dropped by reason; they add up to the rows read."""
+    """finished, other ends, and rows dropped while reading by reason; they add up to the rows read."""
     measured: int
     """Finished requests outside warm-up: what the distributions are taken over."""
+    window: str
+    """What rates are taken over, `window.ARRIVALS` or `window.WHOLE_RUN`."""
+    window_start_s: float
     window_s: float
-    """First measured arrival to last measured finish."""
+    """Length of that window."""
     makespan_s: float
-    """First arrival to last finish."""
+    """First arrival to last end."""
     output_tokens_per_s: float
-    """Output tokens of measured requests over the window, all replicas."""
+    """All replicas together."""
+    prompt_tokens_per_s: float
+    """Prompt tokens computed, those found in the cache not included."""
     requests_per_s: float
     goodput_per_s: float
-    """Requests that meet every SLO, per second."""
+    """Requests that met every objective, per second."""
     good_share: float
+    """Of the measured requests, however they ended."""
+    stability: Stability
     tokens_per_s_per_gpu: float
     tokens_per_s_per_user: float
     """1 / mean TPOT."""
     gpu_busy_share: float
-    """Share of the makespan in which a step was running, mean over replicas."""
+    """Share of the time in which a step was running, mean over replicas."""
     bandwidth_share: float
-    """HBM bytes moved over the makespan, as a share of the datasheet's bandwidth."""
+    """HBM bytes moved, as a share of what the datasheet's bandwidth would have moved."""
     flop_share: float
-    """FLOP done over the makespan, as a share of the datasheet's dense peak."""
+    """FLOP done, as a share of the datasheet's dense peak."""
     mean_running: float
+    """Requests in a replica's batch, averaged over its busy time."""
     most_running: int
+    most_waiting: int
     kv_occupancy_mean: float
     """Share of KV blocks in use, averaged over busy time."""
     kv_occupancy_most: float
+    cached_tokens: int
+    """Prompt tokens of finished requests that were found in the KV cache."""
+    cached_share: float
+    """Of all their prompt tokens: the prefix hit rate."""
     preemptions: int
+    swaps: int
+    """Preemptions that moved the KV cache to the host instead of giving it up."""
+    recomputed_tokens: int
+    """Of finished requests, computed again after a preemption."""
+    retries: int
+    """Times that a replica failed under a request that then finished elsewhere."""
     tokens_per_round: float
     """Acceptance length: tokens a verified sequence gains per round, accepted + 1; NaN without speculation."""
     acceptance_rate: float
@@ -110,28 +149,19 @@ class Summary:
     draft_time_share: float
     """Share of busy time spent in the drafter."""
     usd_per_million_tokens: float | None
-    """GPUs' list price over the makespan by output tokens; None without a price."""
+    """GPUs' list price over the time they were held by output tokens of finished requests; None without a price."""
+    interrupted_s: float | None
+    """Simulated time at which the simulation itself was interrupted; None: it was not. Requests without an end are then
+    ``unfinished``, and those that finished are the short ones among the last."""
 
 
 def request_metrics(requests: Any) -> dict[str, FloatArray]:
     """TTFT, TPOT, E2E and queueing time [requests] in seconds; NaN where a request has none."""
-    finished = requests["status"] == FINISHED
-    e2e_s = np.where(finished, requests["finish_s"] - requests["arrival_s"], np.nan)
-    ttft_s = np.where(finished, requests["first_token_s"] - requests["arrival_s"], np.nan)
-    n = requests["output_tokens"]
-    tpot_s = np.where(finished & (n > 1), (e2e_s - ttft_s) / np.maximum(n - 1, 1), np.nan)
-    queue_s = np.where(finished, requests["scheduled_s"] - requests["arrival_s"], np.nan)
-    return {"ttft_s": ttft_s, "tpot_s": tpot_s, "e2e_s": e2e_s, "queue_s": queue_s}
-
-
-def meets(slo: Slo, metrics: Mapping[str, FloatArray]) -> NDArray[np.bool_]:
-    """Which requests meet every objective of `slo` [requests]; a request without a TPOT (one token) meets any."""
-    good = ~np.isnan(metrics["e2e_s"])
-    for name in ("ttft_s", "tpot_s", "e2e_s"):
-        limit = getattr(slo, name)
-        if limit is not None:
-            good &= (metrics[name] <= limit) | (np.isnan(metrics[name]) & good)
-    return np.asarray(good)
+    found = Outcomes.of(requests)
+    finished = found.finished
+    e2e_s = np.where(finished, found.stay_s, np.nan)
+    tpot_s = np.where(finished & (found.output_tokens > 1), found.tpot_s(slice(None)), np.nan)
+    return {"ttft_s": found.ttft_s, "tpot_s": tpot_s, "e2e_s": e2e_s, "queue_s": found.queue_s}
 
 
 def summarise(
@@ -139,66 +169,123 @@ def summarise(
     replicas: Sequence[Any],
     gaps: NDArray[np.int64],
     *,
+    hardware: Sequence[ReplicaHardware],
+    series: FloatArray,
+    bucket_s: float,
     slo: Slo,
-    total_blocks: int,
-    gpus: int,
-    gpus_per_replica: int,
-    peak_bytes_per_s: float,
-    peak_flop_per_s: float,
-    usd_per_s: float | None,
-    dropped: Mapping[str, int],
-    block_seconds: float,
-    running_seconds: float,
+    classes: Sequence[RequestClass] = EVERYTHING,
+    dropped: Mapping[str, int] | None = None,
+    held_s: Sequence[float] | None = None,
+    interrupted_s: float | None = None,
 ) -> Summary:
-    """Everything at once; `replicas` are records of `state.REPLICA`, counters are of one rank per replica."""
-    metrics = request_metrics(requests)
-    finished = requests["status"] == FINISHED
-    measured = finished & (requests["measured"] == 1)
-    kept = {name: values[measured & ~np.isnan(values)] for name, values in metrics.items()}
-    start_s = float(requests["arrival_s"][measured].min()) if measured.any() else 0.0
-    end_s = float(requests["finish_s"][measured].max()) if measured.any() else 0.0
-    window_s = max(end_s - start_s, np.finfo(float).tiny)
-    makespan_s = float(requests["finish_s"][finished].max() - requests["arrival_s"][finished].min())
-    makespan_s = max(makespan_s, np.finfo(float).tiny)
-    good = int((meets(slo, metrics) & measured).sum())
-    tokens = int(requests["output_tokens"][measured].sum())
+    """Everything at once.
+
+    `requests` are records of `state.REQUEST` or the `Outcomes` that have seen them, `replicas` records of `state.REPLICA`
+    whose counters are of one rank, with their `hardware` in the same order; `gaps` is the sum of their histograms; `series` the sum of
+    their time series in buckets of `bucket_s`; `dropped` the rows left out while reading, by reason; `held_s` how long each replica was
+    held, if not for the whole run.
+    """
+    outcomes = requests if isinstance(requests, Outcomes) else Outcomes.of(requests)
+    slos = slos_of(classes, slo)
+    which = outcomes.finished & outcomes.measured
+    times: dict[str, Distribution] = {}
+    confidence: dict[str, HalfWidth] = {}
+    for name in TIMES:
+        times[name], widths = describe(outcomes.time_s(name, which))
+        confidence |= {f"{name}.{point}": width for point, width in widths.items()}
+    whole = run_of(outcomes)
+    until_s = math.inf if interrupted_s is None else interrupted_s
+    service_s = times["e2e_s"].mean - times["queue_s"].mean
+    window = window_of(outcomes, whole, service_s=service_s, bucket_s=bucket_s, until_s=until_s)
+    counts = tally(outcomes, window, slos)
+
+    def per_s(name: str) -> float:
+        row = series[state.SERIES.index(name)]
+        return timeline.total_between(row, bucket_s, window.start_s, window.end_s) / window.seconds
 
     def total(field: str) -> float:
         return float(sum(float(r[field]) for r in replicas))
 
+    held = [whole.seconds] * len(replicas) if held_s is None else list(held_s)
     busy_s, drafted, rounds = total("busy_s"), total("drafted_tokens"), total("sequence_rounds")
-    accepted, n = total("accepted_tokens"), len(replicas)
-    tpot = Distribution.of(kept["tpot_s"])
-    all_tokens = int(requests["output_tokens"][finished].sum())
+    accepted, measured = total("accepted_tokens"), times["e2e_s"].n
+    tokens_per_s = per_s("output_tokens")
     return Summary(
-        ttft_s=Distribution.of(kept["ttft_s"]),
-        tpot_s=tpot,
-        itl_s=Distribution.of_counts(gap_seconds(), gaps),
-        e2e_s=Distribution.of(kept["e2e_s"]),
-        queue_s=Distribution.of(kept["queue_s"]),
-        requests={"finished": int(finished.sum()), **dropped},
-        measured=int(measured.sum()),
-        window_s=window_s,
-        makespan_s=makespan_s,
-        output_tokens_per_s=tokens / window_s,
-        requests_per_s=int(measured.sum()) / window_s,
-        goodput_per_s=good / window_s,
-        good_share=good / max(1, int(measured.sum())),
-        tokens_per_s_per_gpu=tokens / window_s / gpus,
-        tokens_per_s_per_user=1.0 / tpot.mean if tpot.n and tpot.mean > 0 else float("nan"),
-        gpu_busy_share=busy_s / (n * makespan_s),
-        bandwidth_share=total("hbm_bytes") / (n * makespan_s * peak_bytes_per_s),
-        flop_share=total("flop") / (n * makespan_s * peak_flop_per_s),
-        mean_running=running_seconds / busy_s if busy_s else 0.0,
-        most_running=int(max(r["most_running"] for r in replicas)),
-        kv_occupancy_mean=block_seconds / busy_s / total_blocks if busy_s else 0.0,
-        kv_occupancy_most=float(max(r["most_blocks"] for r in replicas)) / total_blocks,
+        **times,
+        itl_s=Distribution.of_counts(state.gap_seconds(), gaps),
+        confidence=confidence,
+        classes=summarise_classes(outcomes, which, classes, slos, counts, window, times),
+        requests={**(dropped or {}), **by_end(counts.ends.sum(axis=0).tolist())},
+        measured=measured,
+        window=window.kind,
+        window_start_s=window.start_s,
+        window_s=window.seconds,
+        makespan_s=whole.seconds,
+        output_tokens_per_s=tokens_per_s,
+        prompt_tokens_per_s=per_s("prompt_tokens"),
+        requests_per_s=int(counts.served.sum()) / window.seconds,
+        goodput_per_s=int(counts.good.sum()) / window.seconds,
+        good_share=share(int(counts.measured_good.sum()), int(counts.measured_ended.sum())),
+        stability=_stability(series, bucket_s, window, counts.arrived, counts.left),
+        tokens_per_s_per_gpu=tokens_per_s / max(1, sum(h.gpus for h in hardware)),
+        tokens_per_s_per_user=share(1.0, times["tpot_s"].mean),
+        gpu_busy_share=share(busy_s, sum(held)),
+        bandwidth_share=_of_peak(replicas, "hbm_bytes", held, [h.peak_bytes_per_s for h in hardware]),
+        flop_share=_of_peak(replicas, "flop", held, [h.peak_flop_per_s for h in hardware]),
+        mean_running=float(series[state.SERIES.index("running_s")].sum()) / busy_s if busy_s else 0.0,
+        most_running=max((int(r["most_running"]) for r in replicas), default=0),
+        most_waiting=max((int(r["most_waiting"]) for r in replicas), default=0),
+        kv_occupancy_mean=_kv_share(replicas, hardware, float(series[state.SERIES.index("kv_block_s")].sum())),
+        kv_occupancy_most=max(
+            (float(r["most_blocks"]) / max(1, h.total_blocks) for r, h in zip(replicas, hardware, strict=True)),
+            default=0.0,
+        ),
+        cached_tokens=total_of(outcomes, "cached_tokens"),
+        cached_share=share(total_of(outcomes, "cached_tokens"), total_of(outcomes, "prompt_tokens")),
         preemptions=int(total("preemptions")),
-        tokens_per_round=1.0 + accepted / rounds if rounds else float("nan"),
-        acceptance_rate=accepted / drafted if drafted else float("nan"),
+        swaps=int(total("swaps")),
+        recomputed_tokens=total_of(outcomes, "recomputed_tokens"),
+        retries=total_of(outcomes, "retries"),
+        tokens_per_round=1.0 + accepted / rounds if rounds else math.nan,
+        acceptance_rate=share(accepted, drafted),
         drafted_tokens=int(drafted),
         wasted_tokens=int(drafted - accepted),
         wasted_flop_share=total("wasted_flop") / total("flop") if total("flop") else 0.0,
         draft_time_share=total("draft_s") / busy_s if busy_s else 0.0,
-        usd_per_million_tokens=None if usd_per_s is None else usd_per_s * gpus * makespan_s / max(all_tokens, 1) * 1e6,
+        usd_per_million_tokens=_usd_per_million(hardware, held, total_of(outcomes, "output_tokens")),
+        interrupted_s=interrupted_s,
     )
+
+
+def _stability(series: FloatArray, bucket_s: float, window: Window, arrived: int, left: int) -> Stability:
+    """The queue within the window, in whole buckets of the time series."""
+    waiting = series[state.SERIES.index("waiting_s")]
+    if bucket_s > 0:
+        waiting = waiting[math.ceil(window.start_s / bucket_s) : math.floor(window.end_s / bucket_s)] / bucket_s
+    return assess(
+        waiting,
+        offered=arrived,
+        served=left,
+        window_s=window.seconds,
+        end_s=window.end_s,
+        steady=window.kind == ARRIVALS,
+    )
+
+
+def _of_peak(replicas: Sequence[Any], field: str, held_s: Sequence[float], peaks: Sequence[float]) -> float:
+    """A counter of all replicas over what their datasheets' peaks would have done in the time they were held."""
+    return share(sum(float(r[field]) for r in replicas), sum(s * peak for s, peak in zip(held_s, peaks, strict=True)))
+
+
+def _kv_share(replicas: Sequence[Any], hardware: Sequence[ReplicaHardware], block_seconds: float) -> float:
+    there = sum(float(r["busy_s"]) * h.total_blocks for r, h in zip(replicas, hardware, strict=True))
+    return block_seconds / there if there else 0.0
+
+
+def _usd_per_million(hardware: Sequence[ReplicaHardware], held_s: Sequence[float], tokens: int) -> float | None:
+    usd = 0.0
+    for h, seconds in zip(hardware, held_s, strict=True):
+        if h.usd_per_s is None:
+            return None
+        usd += h.usd_per_s * h.gpus * seconds
+    return usd / max(tokens, 1) * 1e6
