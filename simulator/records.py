@@ -78,11 +78,9 @@ def _fields_at(cls: type[BaseModel], path: list[Any]) -> list[str]:
     for part in path:
         inner: list[type[BaseModel]] = []
         for candidate in candidates:
-            if candidate.__name__ == part or part in _tags(candidate):
-                inner.append(candidate)
-            elif isinstance(part, str) and part in candidate.model_fields:
+            if isinstance(part, str) and part in candidate.model_fields:
                 inner.extend(_records_in(candidate.model_fields[part].annotation))
-            elif isinstance(part, int):
+            elif candidate.__name__ == part or part in _tags(candidate) or isinstance(part, int):
                 inner.append(candidate)
         candidates = inner or candidates
     return sorted({name for candidate in candidates for name in candidate.model_fields})

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from simulator.randomness import STREAM_INTERARRIVAL, uniform_array
 from simulator.records import Record
 from simulator.serving.lengths import FloatArray, IntArray
-from simulator.serving.quantities import Duration, RateOrPause, SinceStart
+from simulator.serving.quantities import Duration, RateOrPause, SinceStart, none_or_some
 
 DAY_S = 86_400.0
 
-_Factor = Annotated[float, Field(ge=0, le=1e6)]
+_Factor = Annotated[float, Field(ge=0, le=1e6), AfterValidator(none_or_some)]
 
 
 class Stage(Record):
@@ -46,10 +46,10 @@ class Stage(Record):
         """Expected arrivals: duration times the mean of first and last rate."""
         return self.duration_s * (self.rate_per_s + self.last_rate_per_s) / 2
 
-    def times(self, factor: float) -> Stage:
-        """The same stage with its rates multiplied."""
+    def times(self, factor: float) -> dict[str, float | None]:
+        """The fields of the same stage with its rates multiplied."""
         to = None if self.to_rate_per_s is None else self.to_rate_per_s * factor
-        return Stage(duration_s=self.duration_s, rate_per_s=self.rate_per_s * factor, to_rate_per_s=to)
+        return {"duration_s": self.duration_s, "rate_per_s": self.rate_per_s * factor, "to_rate_per_s": to}
 
 
 def _listed(value: Any) -> Any:

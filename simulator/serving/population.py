@@ -44,6 +44,8 @@ class Population:
     """What `Requests.source` says."""
     stretch: tuple[FloatArray, FloatArray] | None = None
     """Factors of prompt and output lengths by client, the upper half of an identity."""
+    by_client: bool = False
+    """Whether system prompts belong to clients, not to conversations."""
     _system: tuple[IntArray, IntArray] = field(init=False)
     """Number of each class's first system prompt, one more for the end; tokens of every system prompt."""
 
@@ -150,10 +152,11 @@ class Population:
         first, tokens = self._system
         if not len(tokens):
             return None
+        owner = identity >> 32 if self.by_client else identity
         groups = np.full(len(identity), -1, dtype=np.int64)
         for number, (content, mine) in enumerate(self._by_class(class_of, len(identity))):
             if content.system_prompt:
-                groups[mine] = first[number] + content.system_prompt.draw_groups(self.seed, identity[mine])
+                groups[mine] = first[number] + content.system_prompt.draw_groups(self.seed, owner[mine])
         return groups
 
     def _system_prompts(self, groups: IntArray) -> tuple[IntArray, SharedPrefixes]:

@@ -72,7 +72,8 @@ class _SystemPrompt(Record):
     tokens: Distribution
     """Tokens of a system prompt: one number, or a distribution over the different ones."""
     groups: int = Field(default=1, ge=1, le=MOST_GROUPS)
-    """How many different system prompts there are (applications, tenants); each conversation has one of them."""
+    """How many different system prompts there are (applications, tenants). Each conversation has one of them; of named
+    clients each keeps the same one."""
     zipf: float = Field(default=0.0, ge=0, le=10)
     """Popularity of the k-th is proportional to 1/k to this power, no unit; 0: all alike."""
     weights: tuple[Annotated[float, Field(ge=0, le=1e9)], ...] | None = Field(default=None, min_length=1)
@@ -98,7 +99,7 @@ class _SystemPrompt(Record):
         return cumulative_shares(popularity)
 
     def draw_groups(self, seed: int, identity: IntArray) -> IntArray:
-        """Which of the system prompts the conversations with these counters have."""
+        """Which of the system prompts the conversations (or clients) with these counters have."""
         if self.count == 1:
             return np.zeros(len(identity), dtype=np.int64)
         return pick(self.cumulative(), uniform_array(seed, identity, STREAM_PREFIX_GROUP, 0))

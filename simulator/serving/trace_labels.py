@@ -29,8 +29,8 @@ Kind = tuple[str | None, int | None]
 class Labels:
     """Optional values of the kept rows going in, arrays coming out."""
 
-    def __init__(self, places: Mapping[str, Any], block_tokens: int):
-        self._places = places
+    def __init__(self, names: Mapping[str, str], places: Mapping[str, Any], block_tokens: int):
+        self._names, self._places = names, places
         self._kinds: dict[Kind, int] = {}
         self._sessions: dict[str, int] = {}
         self._kind_of, self._session = array("q"), array("q")
@@ -50,7 +50,7 @@ class Labels:
         session, kind, blocks = label
         self._kind_of.append(self._kinds.setdefault(kind, len(self._kinds)))
         if len(self._kinds) > MOST_CLASSES:
-            columns = [str(self._places[role]) for role in ("class", "priority") if role in self._places]
+            columns = [self._names[role] for role in ("class", "priority") if role in self._names]
             raise InputError("columns", ", ".join(columns), f"hold at most {MOST_CLASSES} different classes")
         self._session.append(self._sessions.setdefault(session, len(self._sessions)) if session else -1)
         if self._chains is not None:

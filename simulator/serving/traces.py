@@ -240,9 +240,9 @@ class _Table:
         self._width = len(names)
         optional = [role for role in OPTIONAL if role in self._columns or lower.intersection(OPTIONAL[role])]
         if optional:
-            found |= find_columns(names, self._columns, self._where, optional)
-            places = {role: found[role] if self._is_json else names.index(found[role]) for role in optional}
-            self._labels = Labels(places, self._block_tokens or _BLOCK_TOKENS.get(self._format, 512))
+            labels = find_columns(names, self._columns, self._where, optional)
+            places = {role: name if self._is_json else names.index(name) for role, name in labels.items()}
+            self._labels = Labels(labels, places, self._block_tokens or _BLOCK_TOKENS.get(self._format, 512))
         self._time.unit_s = (
             1e-3 if self._format == "mooncake" or found["arrival"].strip().lower().endswith("_ms") else 1.0
         )

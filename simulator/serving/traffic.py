@@ -175,7 +175,7 @@ class _OpenLoop(_Mixed):
         if self.stages is None:
             return {"rate_per_s": rate_per_s}
         mean = sum(stage.requests for stage in self.stages) / sum(stage.duration_s for stage in self.stages)
-        return {"stages": [stage.times(rate_per_s / mean).model_dump() for stage in self.stages]}
+        return {"stages": [stage.times(rate_per_s / mean) for stage in self.stages]}
 
 
 class Poisson(_OpenLoop):
@@ -383,7 +383,7 @@ def _stream(traffic: Poisson | Gamma | ClosedLoop | ClientTraffic, seed: int, si
         source = with_sources(traffic.describe(), traffic.clients)
         stretch = clients.stretch if any(c.length_spread for c in traffic.clients) else None
         merged = Merged(clients, traffic.clients, seed, min(size, traffic.requests))
-        return merged, Population(traffic.clients, seed, (), source, stretch)
+        return merged, Population(traffic.clients, seed, (), source, stretch, by_client=True)
     population = traffic.population(seed, traffic.describe())
     return _Users(traffic.users) if isinstance(traffic, ClosedLoop) else traffic.arrivals(seed), population
 

@@ -331,7 +331,7 @@ def test_every_bundled_traffic_generates(name):
     assert len(requests) == requests.rows_read == traffic.requests
     assert requests.prompt_tokens.min() >= 1
     assert requests.output_tokens.min() >= 1
-    assert traffic.lengths.source in requests.source
+    assert traffic.lengths_source in requests.source
 
 
 def test_closed_loop_chat_has_the_lengths_of_chat():
