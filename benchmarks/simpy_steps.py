@@ -1,8 +1,9 @@
 """Continuous batching as one would write it with SimPy: one event per engine step, plain objects, no compilation.
 
 The yardstick beside which `simulate` is timed (peers.py). Steps take the same seconds, from the same `ForwardCost`; queues and
-batches are lists of requests. It covers what the stock case needs: mixed batches with chunked prompts under a token budget, and
-a sequence limit. It has no KV cache that can fill up, no preemption, no speculation and no router.
+batches are lists of requests. It covers what the stock case needs: mixed batches with chunked prompts under a token budget, a
+sequence limit, and scheduling beside the step before. It has no KV cache that can fill up, no preemption, no speculation and no
+router.
 """
 
 from __future__ import annotations
@@ -38,20 +39,21 @@ class StepTime:
     def __init__(self, deployment: Deployment):
         self.engine, self.target = deployment.engine, deployment.target
         most = self.engine.settings.max_batched_tokens
-        tables = self.target.tables(most, most)
+        tables = deployment.target_tables(most, most)
         self.linear_s = [
             (plane[0] + extra).tolist() for plane, extra in zip(tables.linear, tables.extra_host_s, strict=True)
         ]
         self.head_s = tables.head[0].tolist()
 
-    def __call__(self, batch: Sequence[tuple[Request, int]]) -> float:
-        """Of one step in which each request of `batch` gets so many tokens."""
+    def __call__(self, batch: Sequence[tuple[Request, int]], follows: bool) -> float:
+        """Of one step in which each request of `batch` gets so many tokens; `follows`: another step has just ended."""
         new = [tokens for _, tokens in batch]
         cached = [request.computed_tokens for request, _ in batch]
         prompts = any(request.computed_tokens < request.prompt_tokens for request, _ in batch)
         rows = sum(request.computed_tokens + tokens >= request.prompt_tokens for request, tokens in batch)
         pass_s: float = self.linear_s[prompts][sum(new)] + self.head_s[rows] + self.target.attention(new, cached)
-        return pass_s + self.engine.host_s(len(batch))
+        # An overlapping host was busy beside the step before, hence waits for nothing but what outlasts the pass.
+        return pass_s + self.engine.host_s(len(batch), gpu_s=pass_s if follows else 0.0)
 
 
 class Server:
@@ -73,16 +75,24 @@ class Server:
 
     def serve(self) -> Generator[Any, Any, None]:
         """Steps, one event each, as long as there is work."""
+        follows, heard_s = False, 0.0
         while True:
             if not self.running and not self.waiting:
                 self.woken = self.env.event()
                 yield self.woken
-            batch = self.schedule()
-            yield self.env.timeout(self.step_s(batch))
+                follows = False
+            # An overlapping host made this schedule while the step before ran, and knows of nobody who came since.
+            batch = self.schedule(heard_s if follows and self.settings.overlap else self.env.now)
+            if not batch:
+                follows = False
+                continue
+            heard_s = self.env.now
+            yield self.env.timeout(self.step_s(batch, follows))
             self.emit(batch)
+            follows = True
 
-    def schedule(self) -> list[tuple[Request, int]]:
-        """Tokens of the next step: a token for all who decode, then prompts that have begun, then whoever waits."""
+    def schedule(self, heard_s: float) -> list[tuple[Request, int]]:
+        """Tokens of the next step: a token for all who decode, then prompts that have begun, then who waited by `heard_s`."""
         budget = self.settings.max_batched_tokens
         batch = []
         for request in sorted(self.running, key=lambda r: r.computed_tokens < r.prompt_tokens):
@@ -91,6 +101,8 @@ class Server:
                 batch.append((request, tokens))
                 budget -= tokens
         while self.waiting and budget and len(self.running) < self.settings.max_sequences:
+            if self.waiting[0].arrival_s > heard_s:
+                break
             request = self.waiting.popleft()
             tokens = min(request.prompt_tokens, budget)
             self.running.append(request)

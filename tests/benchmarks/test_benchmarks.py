@@ -72,10 +72,12 @@ def test_a_lone_request_by_hand():
         source="by hand",
     )
     ttft_s, tpot_s = simulate_steps(deployment, one)
-    cost, host_s = deployment.target, deployment.engine.host_s(1)
+    cost, engine = deployment.target, deployment.engine
     step = StepTime(deployment)
-    prompt_s = step.linear_s[1][100] + step.head_s[1] + cost.attention([100], [0]) + host_s
-    decode_s = [step.linear_s[0][1] + step.head_s[1] + cost.attention([1], [cached]) + host_s for cached in (100, 101)]
+    prompt_s = step.linear_s[1][100] + step.head_s[1] + cost.attention([100], [0])
+    prompt_s += engine.host_s(1, gpu_s=0.0)  # it found the engine idle
+    decode_s = [step.linear_s[0][1] + step.head_s[1] + cost.attention([1], [cached]) for cached in (100, 101)]
+    decode_s = [pass_s + engine.host_s(1, gpu_s=pass_s) for pass_s in decode_s]
     assert ttft_s == pytest.approx([prompt_s])
     assert tpot_s == pytest.approx([sum(decode_s) / 2])
 
