@@ -9,10 +9,11 @@ Three views of one model of cost, equal by test:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from simulator.architecture import Decoder, LayerKind
+from simulator.architecture import Decoder, Mlp, Moe
 from simulator.cost.breakdown import CAUSES, Batch, OperatorCost, PassCost
 from simulator.cost.collectives import all_gather_s, all_reduce_s, all_to_all_s, point_to_point_s
 from simulator.cost.efficiency import Efficiency, load_efficiency
@@ -58,6 +59,17 @@ __all__ = [
 
 DECODE_QUERY_LIMIT = 16
 """Up to this many new tokens a sequence goes to the decode attention kernel; longer runs are prefill."""
+
+
+class LinearParts(NamedTuple):
+    """All that depends on the number of tokens only."""
+
+    layers: dict[Mlp | Moe, list[Operator]]
+    """Operators of one layer, by its MLP."""
+    edges: list[Operator]
+    """What happens once per pass; the final norm last."""
+    sends: list[Operator]
+    """What one stage of a pipeline does to hand over."""
 
 
 class ForwardCost:
@@ -155,10 +167,14 @@ class ForwardCost:
     # --- whole arrays ----------------------------------------------------------------------------------------------
     def linear(self, tokens: FloatArray) -> FloatArray:
         """Seconds [points] of all that depends on the number of tokens only: matmuls, norms, collectives."""
+        return self._linear_s(self._parts(tokens))
+
+    def _linear_s(self, parts: LinearParts) -> FloatArray:
         if self.pp == 1:
-            return self._sum(self._linear_operators(tokens), 0)
-        sends = [(1, o) for o in send_operators(self.decoder, self.formats, np.asarray(tokens, dtype=float), self.tp)]
-        return np.asarray(self.pp * (np.max(self._stage_s(tokens), axis=0) + self._sum(sends, 0)))
+            return self._sum(self._linear_operators(parts), 0)
+        return np.asarray(
+            self.pp * (np.max(self._stage_s(parts), axis=0) + self._sum([(1, o) for o in parts.sends], 0))
+        )
 
     def head(self, rows: FloatArray) -> FloatArray:
         """Seconds [points] of LM head and sampler for `rows` of logits."""
@@ -166,7 +182,7 @@ class ForwardCost:
         if self.pp == 1:
             return head_s
         # Every row is a token that went through the layers, hence at least as many tokens wait for the slowest stage.
-        stage_s = self._stage_s(rows)
+        stage_s = self._stage_s(self._parts(rows))
         return np.asarray(self.pp * np.maximum(0.0, head_s - (np.max(stage_s, axis=0) - stage_s[-1])))
 
     def attention(self, new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> float:
@@ -188,8 +204,9 @@ class ForwardCost:
         padded = [graphs.padded(max_tokens, prompts) for prompts in (False, True)]
         points, back = np.unique(np.concatenate([np.arange(max_tokens + 1), *padded]), return_inverse=True)
         tokens, rows = points.astype(float), np.arange(max_rows + 1, dtype=float)
-        operators, heads = self._linear_operators(tokens), self._head_operators(rows)
-        linear = np.stack([self.linear(tokens), self._sum(operators, 1), self._sum(operators, 2)])
+        parts, heads = self._parts(tokens), self._head_operators(rows)
+        operators = self._linear_operators(parts)
+        linear = np.stack([self._linear_s(parts), self._sum(operators, 1), self._sum(operators, 2)])
         head = np.stack([self.head(rows), self._sum(heads, 1), self._sum(heads, 2)])
         own, *planes = (linear[:, part] for part in np.split(back, 3))
         return FastTables(
@@ -216,18 +233,18 @@ class ForwardCost:
             (k.count, float("inf") if k.window_tokens is None else k.window_tokens) for k in self.decoder.layer_kinds
         ]
         attention = self._attention_costs(batch.new_tokens, batch.cached_tokens, kinds)
-        layers = []
+        parts, layers = self._parts(tokens), []
         for kind, kernels in zip(self.decoder.layer_kinds, attention, strict=True):
-            operators = layer_operators(self.decoder, kind, self.formats, self.tp, tokens, self.experts)
+            operators = parts.layers[kind.mlp]
             costs = [self._cost(o, kind.count) for o in operators]
             at = 1 + next(i for i, o in enumerate(operators) if o.name == "rotary")
             layers.append((kind.count, (*costs[:at], *kernels, *costs[at:])))
-        edges = [self._cost(o, 1) for o in edge_operators(self.decoder, self.formats, tokens, self.tp)]
+        edges = [self._cost(o, 1) for o in parts.edges]
         heads = [self._cost(o, 1) for _, o in self._head_operators(rows)]
         alone = PassCost(tuple(layers), tuple(edges[:-1]), (edges[-1], *(heads if batch.rows else ())))
         if self.pp == 1:
             return alone
-        sends = [self._cost(o, self.pp) for o in send_operators(self.decoder, self.formats, tokens, self.tp)]
+        sends = [self._cost(o, self.pp) for o in parts.sends]
         waiting_s = self.seconds(batch) - alone.seconds - sum(o.repeat * o.total_s for o in sends)
         bubble = OperatorCost("pipeline_bubble", 1, waiting_s, 0.0, 0.0, waiting_s, waiting=True)
         return PassCost(alone.layers, alone.before, (*alone.after, *sends, bubble))
@@ -282,31 +299,34 @@ class ForwardCost:
         )
 
     # --- pricing -------------------------------------------------------------------------------------------------
-    def _linear_operators(self, tokens: FloatArray) -> list[tuple[int, Operator]]:
+    def _parts(self, tokens: FloatArray) -> LinearParts:
+        """The operators that `tokens` [points] pass through, those that layers share made once."""
         tokens = np.asarray(tokens, dtype=float)
-        # Layers that differ in their window alone share their operators, which are then priced once.
-        made = {k.mlp: k for k in self.decoder.layer_kinds}
-        layer = {mlp: self._layer(kind, tokens) for mlp, kind in made.items()}
-        operators = [(kind.count, o) for kind in self.decoder.layer_kinds for o in layer[kind.mlp]]
-        return operators + [(1, o) for o in edge_operators(self.decoder, self.formats, tokens, self.tp)]
+        kinds = {kind.mlp: kind for kind in self.decoder.layer_kinds}  # a window changes nothing but attention
+        return LinearParts(
+            {
+                m: layer_operators(self.decoder, k, self.formats, self.tp, tokens, self.experts)
+                for m, k in kinds.items()
+            },
+            edge_operators(self.decoder, self.formats, tokens, self.tp),
+            send_operators(self.decoder, self.formats, tokens, self.tp) if self.pp > 1 else [],
+        )
 
-    def _layer(self, kind: LayerKind, tokens: FloatArray) -> list[Operator]:
-        return layer_operators(self.decoder, kind, self.formats, self.tp, tokens, self.experts)
+    def _linear_operators(self, parts: LinearParts) -> list[tuple[int, Operator]]:
+        operators = [(kind.count, o) for kind in self.decoder.layer_kinds for o in parts.layers[kind.mlp]]
+        return operators + [(1, o) for o in parts.edges]
 
     def _head_operators(self, rows: FloatArray) -> list[tuple[int, Operator]]:
         return [(1, o) for o in head_operators(self.decoder, self.formats, self.tp, rows)]
 
-    def _stage_s(self, tokens: FloatArray) -> FloatArray:
-        """Seconds [stage, points] that each stage spends on `tokens`, without attention, LM head and handing over."""
-        tokens = np.asarray(tokens, dtype=float)
-        made = {k.mlp: self._sum([(1, o) for o in self._layer(k, tokens)], 0) for k in self.decoder.layer_kinds}
-        *front, norm = edge_operators(self.decoder, self.formats, tokens, self.tp)
+    def _stage_s(self, parts: LinearParts) -> FloatArray:
+        """Seconds [stage, points] that each stage takes, without attention, LM head and handing over."""
+        layer_s = {mlp: self._sum([(1, o) for o in operators], 0) for mlp, operators in parts.layers.items()}
+        front_s, norm_s = (self._sum([(1, o) for o in part], 0) for part in (parts.edges[:-1], parts.edges[-1:]))
         found = []
         for stage in self.stages:
-            parts = [n * made[k.mlp] for n, k in zip(stage.counts, self.decoder.layer_kinds, strict=True)]
-            parts += [self._time(o)[0] for o in front] if stage.first else []
-            parts += [self._time(norm)[0]] if stage.last else []
-            found.append(sum(parts))
+            seconds = sum(n * layer_s[k.mlp] for n, k in zip(stage.counts, self.decoder.layer_kinds, strict=True))
+            found.append(seconds + (front_s if stage.first else 0.0) + (norm_s if stage.last else 0.0))
         return np.array(found, dtype=float)
 
     def _time(self, o: Operator) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -362,6 +382,6 @@ class ForwardCost:
 
     def _l2_share(self) -> float:
         one = np.ones(1)
-        weights = float(self._sum(self._linear_operators(one), 1)[0])
+        weights = float(self._sum(self._linear_operators(self._parts(one)), 1)[0])
         weights += sum(float(o.weight_bytes[0]) for _, o in self._head_operators(one))
         return float(l2_share(weights, self.gpu))

@@ -8,6 +8,7 @@ Patterson, CACM 52, 2009).
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,20 +117,25 @@ def matmul_time(
     resident = np.minimum(resident_bytes, all_bytes)
     m, n, k, memory = np.broadcast_arrays(m, n, k, (all_bytes - resident + resident / e.l2_speedup) / hbm)
     sm_rate = e.compute * gpu.peak_flop_per_s(dtype) / gpu.sm_count
-    total, compute, overhead = np.full(m.shape, np.inf), np.zeros(m.shape), np.zeros(m.shape)
+    shapes = []
     for rows, columns in TILES if e.row_tile == 0.0 else ((e.row_tile, 64),):
         intensity = rows * columns / (rows + columns)
         rate = sm_rate * intensity / (intensity + e.tile_half)
-        tiles = count * np.ceil(m / rows) * np.ceil(n / columns)
-        for split in SPLITS:
-            work = np.ceil(tiles * split / gpu.sm_count) * (k / split + e.k_extra) * (2.0 * rows * columns / rate)
-            this_compute = _join(work, e.k_step_s * k / split, e.power)
-            this_overhead = e.t0_s + (e.split_s if split > 1 else 0.0)
-            this_total = this_overhead + _join(memory, this_compute, e.power)
-            better = this_total < total
-            total = np.where(better, this_total, total)
-            compute = np.where(better, this_compute, compute)
-            overhead = np.where(better, this_overhead, overhead)
+        shapes.append((count * np.ceil(m / rows) * np.ceil(n / columns), 2.0 * rows * columns / rate))
+    # More work or more compute never takes less in all, so each minimum is taken as early as it can be.
+    whole = parted = np.full(m.shape, np.inf)
+    for split in SPLITS:
+        deep = k / split + e.k_extra
+        works = (np.ceil(tiles * split / gpu.sm_count) * deep * step_s for tiles, step_s in shapes)
+        compute = _join(reduce(np.minimum, works), e.k_step_s * k / split, e.power)
+        if split == 1:
+            whole = compute
+        else:
+            parted = np.minimum(parted, compute)
+    whole_s, parted_s = e.t0_s + _join(memory, whole, e.power), e.t0_s + e.split_s + _join(memory, parted, e.power)
+    better = parted_s < whole_s
+    total, compute = np.where(better, parted_s, whole_s), np.where(better, parted, whole)
+    overhead = np.where(better, e.t0_s + e.split_s, e.t0_s)
     # No tokens or no matrices: the kernel is not launched.
     idle = (m <= 0) | (np.asarray(count, float) <= 0)
     return OperatorTime(*(np.where(idle, 0.0, x)[()] for x in (total, memory, compute, overhead)))
