@@ -204,3 +204,18 @@ class Renewal:
             np.maximum.accumulate(time_s, out=time_s)
             self._time_s = float(time_s[-1])
         return time_s
+
+
+class Users:
+    """Arrivals of a closed loop: known for each user's first request only."""
+
+    def __init__(self, users: int):
+        self._users = users
+
+    def look(self, first: int, count: int) -> tuple[IntArray, None]:
+        """Counters of the arrivals `first` to `first + count`."""
+        return np.arange(first, first + count, dtype=np.int64), None
+
+    def times(self, first: int, count: int) -> FloatArray:
+        """0 for each user's first request, NaN for the rest."""
+        return np.where(np.arange(first, first + count) < self._users, 0.0, np.nan)

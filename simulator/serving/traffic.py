@@ -20,7 +20,7 @@ from simulator import catalog, units
 from simulator.errors import InputError, UnknownName
 from simulator.randomness import STREAM_THINK_TIME, uniform_array
 from simulator.records import Record, read_mapping, validate
-from simulator.serving.arrivals import DAY_S, Diurnal, RateProfile, Renewal, Stage
+from simulator.serving.arrivals import DAY_S, Diurnal, RateProfile, Renewal, Stage, Users
 from simulator.serving.classes import (
     EVERYTHING,
     MOST_CLASSES,
@@ -32,7 +32,7 @@ from simulator.serving.classes import (
     with_sources,
 )
 from simulator.serving.clients import Clients, ClientTraffic, Merged
-from simulator.serving.lengths import FloatArray, IntArray, Lengths
+from simulator.serving.lengths import Lengths
 from simulator.serving.population import Arrivals, Population, chunks
 from simulator.serving.prefixes import SharedPrefixes, SystemPrompt
 from simulator.serving.quantities import Count, Rate, ThinkTime
@@ -385,17 +385,4 @@ def _stream(traffic: Poisson | Gamma | ClosedLoop | ClientTraffic, seed: int, si
         merged = Merged(clients, traffic.clients, seed, min(size, traffic.requests))
         return merged, Population(traffic.clients, seed, (), source, stretch, by_client=True)
     population = traffic.population(seed, traffic.describe())
-    return _Users(traffic.users) if isinstance(traffic, ClosedLoop) else traffic.arrivals(seed), population
-
-
-class _Users:
-    """Arrivals of a closed loop: known for each user's first request only."""
-
-    def __init__(self, users: int):
-        self._users = users
-
-    def look(self, first: int, count: int) -> tuple[IntArray, None]:
-        return np.arange(first, first + count, dtype=np.int64), None
-
-    def times(self, first: int, count: int) -> FloatArray:
-        return np.where(np.arange(first, first + count) < self._users, 0.0, np.nan)
+    return Users(traffic.users) if isinstance(traffic, ClosedLoop) else traffic.arrivals(seed), population

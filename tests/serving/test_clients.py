@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import InputError
@@ -145,7 +145,6 @@ def test_clients_may_talk():
 # Conservation
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 400),
     more=st.integers(0, 400),

@@ -114,6 +114,19 @@ def test_block_ids_become_prefixes(tmp_path):
     np.testing.assert_array_equal(np.diff(drawn.shared.first_piece), drawn.row < 2)
 
 
+def test_sessions_of_burstgpt(tmp_path):
+    path = csv(
+        tmp_path,
+        "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,31,2,ChatGPT,10,5,15,Conversation log\n9,32,2,ChatGPT,10,5,15,API log\n30,31,2,ChatGPT,40,5,45,Conversation log\n",
+    )
+    requests = generate(trace(path), SEED)
+    assert "BurstGPT" in requests.source
+    assert requests.session.tolist() == [0, 1, 0]
+    assert generate(trace(path, repeat=2), SEED).session.tolist() == [0, 1, 0, 3, 4, 3]
+    assert generate(trace(path, resample=True, rate_per_s=1), SEED).session is None
+
+
 def test_bailian_rows_count_seconds_and_blocks_of_sixteen(tmp_path):
     row = {
         "chat_id": 1,
