@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from simulator.deployment import Deployment
 from simulator.serving.simulation import SimulationResult, simulate
-from simulator.uncertainty import Interval, log_sds
+from simulator.uncertainty import Interval, log_sds, spreads
 
 MOST_REQUESTS = 20_000
 """A scenario of more requests is not simulated half a dozen times over unless asked to."""
@@ -32,16 +32,25 @@ class Intervals:
         return self.of.get((variant, figure))
 
 
-def simulation_intervals(result: SimulationResult) -> Intervals:
+def simulation_intervals(
+    result: SimulationResult, progress: Callable[[str, int, int], None] | None = None
+) -> Intervals:
     """Where the figures lie with 90 %, as far as times are uncertain: traffic and acceptance are as given.
 
-    Simulates the scenario once per source of error (five to seven times) on the same requests and the same luck.
+    Simulates the scenario once per source of error (five to seven times) on the same requests and the same luck; `progress`
+    is told how many of them are done.
     """
+    done, of = 0, len(spreads(result.deployment))
 
     def figures(deployment: Deployment) -> dict[str, float]:
+        nonlocal done
         if deployment is result.deployment:
-            return _figures(result)
-        return _figures(simulate(result.scenario, requests=result.traffic, deployment=deployment))
+            return _named(figures_of(result))
+        found = _named(figures_of(simulate(result.scenario, requests=result.traffic, deployment=deployment)))
+        done += 1
+        if progress is not None:
+            progress("intervals", done, of)
+        return found
 
     base = figures(result.deployment)
     found = {}
@@ -51,16 +60,21 @@ def simulation_intervals(result: SimulationResult) -> Intervals:
     return Intervals(found)
 
 
-def _figures(result: SimulationResult) -> dict[str, float]:
+def figures_of(result: SimulationResult) -> dict[tuple[str, str], float]:
+    """`FIGURES` by variant, and as `RATIO` with speculation over without where there is both."""
     found = {}
     for run in result.runs:
         for figure in FIGURES:
             field, _, point = figure.partition(".")
             value = getattr(run.summary, field)
-            found[f"{run.variant}:{figure}"] = float(getattr(value, point) if point else value)
+            found[run.variant, figure] = float(getattr(value, point) if point else value)
     if len(result.runs) > 1:
         for figure in FIGURES:
-            plain = found[f"{result.plain.variant}:{figure}"]
-            ours = found[f"{result.main.variant}:{figure}"]
-            found[f"{RATIO}:{figure}"] = ours / plain if plain else 0.0
+            plain = found[result.plain.variant, figure]
+            ours = found[result.main.variant, figure]
+            found[RATIO, figure] = ours / plain if plain else 0.0
     return found
+
+
+def _named(figures: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    return {f"{variant}:{figure}": value for (variant, figure), value in figures.items()}
