@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from simulator import catalog, records
 from simulator.errors import InputError, UnknownName
 from simulator.records import Record, read_mapping, read_record, validate
 
@@ -99,3 +101,23 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         read_mapping(tmp_path / "nothing.yaml")
     with pytest.raises(InputError, match=r"must be readable \(Is a directory"):
         read_mapping(tmp_path)
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML without libyaml")
+@pytest.mark.parametrize(
+    ("kind", "name"), [(k, n) for k in ("gpu", "link", "engine", "calibration", "scenario") for n in catalog.names(k)]
+)
+def test_compiled_and_plain_parser_agree(kind, name):
+    text = catalog.locate(kind, name).read_text(encoding="utf-8")
+    plain = yaml.load(text, Loader=records._PlainLoader)  # noqa: S506
+    assert records._is_tame(text)
+    assert repr(records._yaml(text)) == repr(plain)
+
+
+def test_what_was_read_may_be_changed(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("list: [1]")
+    read_mapping(path)["list"].append(2)
+    assert read_mapping(path) == {"list": [1]}
+    path.write_text("list: [3]")  # as long, and written at once: the text tells them apart
+    assert read_mapping(path) == {"list": [3]}
