@@ -95,18 +95,14 @@ def replayed(traffic: Trace, seed: int, base: Path | None) -> Requests:
     rows = f"of {table.rows_read} rows of {path.name} ({FORMATS[table.format]})"
     if traffic.resample:
         requests, how = _resampled(traffic, once, seed)
-        rows = f"drawn from {len(once)} {rows}"
+        source = f"{len(requests)} requests drawn from {len(once)} {rows}{how}"
     else:
         arrival_s, mean_gap_s, how = _stretched(traffic, table.arrival_s, str(path))
-        requests, times = _tiled(traffic, once, arrival_s, mean_gap_s, str(path))
-        how += f", played {times:g} times" if times != 1 else ""
-        rows = f"{rows}{how}"
-        how = ""
-    notes = "".join(f"; {note}" for note in table.notes)
-    return _described(requests, table, f"{len(requests)} {rows}{how}{notes}")
-
-
-def _described(requests: Requests, table: TraceTable, source: str) -> Requests:
+        requests = _tiled(traffic, once, arrival_s, mean_gap_s, str(path))
+        source = f"{min(len(requests), len(once))} {rows}{how}"
+        if len(requests) > len(once):
+            source = f"{len(requests)} requests, {source}, played {len(requests) / len(once):.4g} times"
+    source = "; ".join((source, *table.notes))
     return replace(requests, rows_read=len(requests) + table.rows_read - len(table.row), source=source)
 
 
@@ -160,10 +156,8 @@ def _stretched(traffic: Trace, recorded_s: FloatArray, where: str) -> tuple[Floa
     return arrival_s, 1 / traffic.rate_per_s, f", stretched to {traffic.rate_per_s:g} /s"
 
 
-def _tiled(
-    traffic: Trace, once: Requests, arrival_s: FloatArray, mean_gap_s: float, where: str
-) -> tuple[Requests, float]:
-    """The trace played as often as asked, and how often that is."""
+def _tiled(traffic: Trace, once: Requests, arrival_s: FloatArray, mean_gap_s: float, where: str) -> Requests:
+    """The trace played as often as asked."""
     n = len(once)
     total = traffic.requests if traffic.requests is not None else n * (traffic.repeat or 1)
     if total > 10**7:
@@ -188,7 +182,7 @@ def _tiled(
         per_piece = np.repeat(playing, np.diff(shared.first_piece))
         shared = SharedPrefixes(shared.first_piece, shared.source + per_piece * sources, shared.end_tokens)
     times_s = arrival_s[row] if total <= n else arrival_s[row] + playing * period_s
-    return replace(tiled, arrival_s=times_s, session=session, shared=shared), total / n
+    return replace(tiled, arrival_s=times_s, session=session, shared=shared)
 
 
 def _resampled(traffic: Trace, once: Requests, seed: int) -> tuple[Requests, str]:

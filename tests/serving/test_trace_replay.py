@@ -43,7 +43,7 @@ def test_a_repeated_trace_by_hand(tmp_path):
     assert requests.prompt_tokens.tolist() == [10, 20, 30] * 2
     assert requests.row.tolist() == [0, 1, 3] * 2
     assert (requests.rows_read, dict(requests.dropped)) == (7, {"unreadable time": 1})
-    assert requests.source == "6 of 4 rows of t.csv (CSV), played 2 times"
+    assert requests.source == "6 requests, 3 of 4 rows of t.csv (CSV), played 2 times"
 
 
 def test_as_many_as_asked_for(tmp_path):
@@ -63,7 +63,7 @@ def test_resampled_rows_by_hand(tmp_path):
         assert requests.prompt_tokens[i] == (10, 20, 30)[row]
         assert requests.output_tokens[i] == (1, 2, 3)[row]
         assert requests.row[i] == (0, 1, 3)[row]
-    assert requests.source == "50 drawn from 3 of 4 rows of t.csv (CSV), arriving at 5 /s"
+    assert requests.source == "50 requests drawn from 3 of 4 rows of t.csv (CSV), arriving at 5 /s"
 
 
 def test_labels_by_hand(tmp_path):
