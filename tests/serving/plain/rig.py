@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from simulator.cost.roofline import AttentionRates
@@ -130,7 +132,8 @@ def fleet(n, *, replicas=1, router="least-outstanding", slack=4, seed=0, **model
 
 
 def run(work: model.Workload, **settings) -> tuple[np.recarray, list]:
-    """Simulates `work` by the plain version; returns (request records, replicas)."""
+    """Simulates `work`, which stays as it is, by the plain version; returns (request records, replicas)."""
+    work = replace(work, requests=work.requests.copy())
     result = plain.simulate(fleet(len(work.requests), **settings), work)
     return result.requests, result.replicas
 
