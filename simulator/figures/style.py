@@ -49,7 +49,7 @@ _TITLE_COLUMNS, _TAG_COLUMNS = 72, 118
 def operator_colour(name: str) -> str:
     """Operators of one family share a colour, whatever the model calls its matrices."""
     families = (
-        (("all_reduce", "all_gather"), PINK),
+        (("all_reduce", "all_gather", "all_to_all", "stage_send", "bubble"), PINK),
         (("attention",), SKY),
         (("lm_head", "embedding", "sampler", "input_fc"), GREEN),
         (("norm", "rotary", "activation", "router"), GREY),
