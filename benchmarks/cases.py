@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from simulator import load_scenario
 from simulator.scenario import Scenario
-from simulator.serving.traffic import Requests, Trace, generate
 
 CONVERSATIONS = "traces/azure2023/AzureLLMInferenceTrace_conv.csv"
 
@@ -23,8 +19,8 @@ class Case:
     """A workload of any size and the speed it must reach."""
 
     title: str
-    build: Callable[[int], tuple[Scenario, Requests | None]]
-    """Scenario of n requests; the requests where the scenario's own traffic is not what arrives."""
+    build: Callable[[int], Scenario]
+    """Of n requests."""
     bar_per_s: float
     """Requests per second at least, one core, after compilation."""
     needs: Path | None = None
@@ -37,12 +33,12 @@ def data_folder() -> Path:
     return Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def stock(**changes: Any) -> Callable[[int], tuple[Scenario, None]]:
+def stock(**changes: Any) -> Callable[[int], Scenario]:
     """Llama-3.1-8B on one H100, 512/256 tokens, Poisson arrivals at 8/s per replica."""
 
-    def build(n: int) -> tuple[Scenario, None]:
+    def build(n: int) -> Scenario:
         rate_per_s = 8.0 * changes.get("replicas", 1)
-        return load_scenario("stock-8b-h100", load={"requests": n, "rate_per_s": rate_per_s}, **changes), None
+        return load_scenario("stock-8b-h100", load={"requests": n, "rate_per_s": rate_per_s}, **changes)
 
     return build
 
@@ -52,28 +48,11 @@ def speculative(draft: str) -> dict[str, Any]:
     return {"draft": draft, "gamma": 4, "acceptance": {"alpha": 0.8, "request_icc": 0.1}}
 
 
-def conversations(n: int) -> tuple[Scenario, Requests]:
+def conversations(n: int) -> Scenario:
     """Azure's hour of conversations, at its own pace, over and over until there are n requests; eight replicas."""
-    trace = Trace(kind="trace", path=str(data_folder() / CONVERSATIONS))
     engine = {"name": "vllm", "prefix_caching": True, "max_batched_tokens": 2048}
-    scenario = load_scenario("stock-8b-h100", replicas=8, engine=engine, traffic=trace.model_dump())
-    return scenario, repeated(generate(trace, 0), n)
-
-
-def repeated(hour: Requests, n: int) -> Requests:
-    """`hour` again and again, each time behind its own end, until there are n requests."""
-    index = np.arange(n)
-    row, turn = index % len(hour), index // len(hour)
-    turn_s = float(hour.arrival_s[-1]) * (1 + 1 / len(hour))
-    return dataclasses.replace(
-        hour,
-        arrival_s=hour.arrival_s[row] + turn * turn_s,
-        prompt_tokens=hour.prompt_tokens[row],
-        output_tokens=hour.output_tokens[row],
-        row=hour.row[row],
-        rows_read=n,
-        source=f"{hour.source}, repeated to {n} requests",
-    )
+    traffic = {"kind": "trace", "path": str(data_folder() / CONVERSATIONS), "requests": n}
+    return load_scenario("stock-8b-h100", replicas=8, engine=engine, traffic=traffic)
 
 
 CASES = {

@@ -8,6 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -33,6 +34,17 @@ class Bar:
     def met(self) -> bool:
         """Whether it does."""
         return self.measured >= self.bar if self.at_least else self.measured <= self.bar
+
+
+class Stopwatch:
+    """Runs from its creation on."""
+
+    def __init__(self) -> None:
+        self.start_s, self.start_cpu_s = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Seconds by the clock, and those in which this process had a CPU."""
+        return {"seconds": time.perf_counter() - self.start_s, "cpu_s": time.process_time() - self.start_cpu_s}
 
 
 def in_child(script: str, *arguments: str, python: str = sys.executable) -> dict[str, Any]:

@@ -22,13 +22,14 @@ def main() -> None:
     """Prints seconds, and what shows that the load was simulated."""
     requests, arrivals = int(sys.argv[1]), ARRIVALS[sys.argv[2]]
     run_synthetic_trace_replay(PROMPT_TOKENS, OUTPUT_TOKENS, 100, replay_mode="offline", **arrivals)
-    start = time.perf_counter()
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     summary = run_synthetic_trace_replay(
         PROMPT_TOKENS, OUTPUT_TOKENS, requests, replay_mode="offline", **arrivals
     ).summary
-    seconds = time.perf_counter() - start
+    seconds, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
     figures = {
         "seconds": seconds,
+        "cpu_s": cpu_s,
         "version": version("ai-dynamo"),
         "completed": summary["completed_requests"],
         "output_tokens": summary["total_output_tokens"],

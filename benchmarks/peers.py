@@ -16,11 +16,10 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from measuring import Bar, in_child, machine, print_bars, spread, write_json
+from measuring import Bar, Stopwatch, in_child, machine, print_bars, spread, write_json
 
 SIZES = (1_000, 10_000, 100_000)
 MOST_SIMPY_REQUESTS = 10_000
@@ -44,11 +43,10 @@ def run_ours(requests: int) -> dict[str, float]:
     from simulator import simulate
 
     build = CASES["plain"].build
-    simulate(build(100)[0])
-    start = time.perf_counter()
-    summary = simulate(build(requests)[0]).main.summary
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "completed": summary.requests["finished"]} | {
+    simulate(build(100))
+    clock = Stopwatch()
+    summary = simulate(build(requests)).main.summary
+    return {**clock.read(), "completed": summary.requests["finished"]} | {
         "ttft_s": summary.ttft_s.mean, "tpot_s": summary.tpot_s.mean, "simulated_s": summary.makespan_s,
     }  # fmt: skip
 
@@ -61,13 +59,13 @@ def run_simpy(requests: int) -> dict[str, float]:
 
     from simulator.serving.traffic import generate
 
-    scenario = CASES["plain"].build(requests)[0]
-    start = time.perf_counter()
+    scenario = CASES["plain"].build(requests)
+    clock = Stopwatch()
     traffic = generate(scenario.traffic, scenario.seed)
     ttft_s, tpot_s = simulate_steps(scenario.deployment(), traffic)
-    seconds = time.perf_counter() - start
+    read = clock.read()
     measured = np.arange(requests) >= int(scenario.warmup * requests)
-    return {"seconds": seconds, "completed": int(np.isfinite(tpot_s).sum())} | {
+    return {**read, "completed": int(np.isfinite(tpot_s).sum())} | {
         "ttft_s": float(ttft_s[measured].mean()), "tpot_s": float(tpot_s[measured].mean()),
     }  # fmt: skip
 
@@ -104,10 +102,11 @@ def report(requests: int, repeats: int, peer: str | None, judged: bool) -> tuple
             assert runs[name][-1]["completed"] == requests, f"{name} must complete all {requests} requests"
     medians = {name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()}
     print(f"\n{requests:,} requests")
-    print(f"{'':34} {'seconds':>26} {'requests/s':>11} {'ours is':>9} {'TTFT ms':>8} {'TPOT ms':>8}")
+    print(f"{'':34} {'seconds':>26} {'CPU s':>8} {'requests/s':>11} {'ours is':>9} {'TTFT ms':>8} {'TPOT ms':>8}")
     for name, found in runs.items():
         print(
-            f"{TITLES[name]:34} {spread([run['seconds'] for run in found]):>26} {requests / medians[name]:11,.0f} "
+            f"{TITLES[name]:34} {spread([run['seconds'] for run in found]):>26} "
+            f"{statistics.median(run['cpu_s'] for run in found):8.3f} {requests / medians[name]:11,.0f} "
             f"{medians[name] / medians['ours']:8.1f}× {found[0]['ttft_s'] * 1e3:8.2f} {found[0]['tpot_s'] * 1e3:8.3f}",
             flush=True,
         )

@@ -3,8 +3,8 @@
     python benchmarks/simulation_speed.py [CASE ...] [--requests 10000 100000 1000000] [--repeats 5] [--json FILE]
 
 Every measurement is a process of its own: one core, the compiled loop read from its cache and warmed up on 100 requests of the
-same case. Figures are medians over the processes; growth is fitted over all sizes. A case with speculation simulates plain decoding too, as `simulate` does
-for every scenario with a drafter; its figure is the time of both less that of plain decoding alone. Where the CPU's seconds
+same case. Figures are medians over the processes; growth is fitted over all sizes. `simulate` runs a scenario with a drafter
+also without it; the figure of such a case is the time of both less that of plain decoding alone. Where the CPU's seconds
 are much fewer than the clock's, the machine was busy with something else, and the figures are not worth keeping.
 """
 
@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from measuring import Bar, growth, in_child, machine, peak_bytes, print_bars, spread, write_json
+from measuring import Bar, Stopwatch, growth, in_child, machine, peak_bytes, print_bars, spread, write_json
 
 SIZES = (10_000, 100_000, 1_000_000)
 WARM_UP = 100
@@ -38,27 +37,27 @@ def measure(case: str, requests: int) -> dict[str, float]:
 
     from simulator import simulate
 
-    def timed(n: int, *, speculation: bool) -> np.ndarray[Any, Any]:
-        scenario, traffic = CASES[case].build(n)
+    def timed(n: int, *, speculation: bool) -> dict[str, float]:
+        scenario = CASES[case].build(n)
         if not speculation:
             scenario = scenario.model_copy(update={"speculation": None})
-        start = np.array([time.perf_counter(), time.process_time()])
-        result = simulate(scenario, requests=traffic)
-        seconds: np.ndarray[Any, Any] = np.array([time.perf_counter(), time.process_time()]) - start
+        clock = Stopwatch()
+        result = simulate(scenario)
+        read = clock.read()
         assert len(result.main.requests) == n, "the case must simulate as many requests as it is rated for"
-        return seconds
+        return read
 
-    speculative = CASES[case].build(1)[0].speculation is not None
+    def alone(n: int) -> dict[str, float]:
+        both = timed(n, speculation=speculative)
+        if not speculative:
+            return {**both, "peak_bytes": peak_bytes()}
+        most_bytes, plain = peak_bytes(), timed(n, speculation=False)
+        return {name: both[name] - plain[name] for name in both} | {"peak_bytes": most_bytes}
+
+    speculative = CASES[case].build(1).speculation is not None
     timed(WARM_UP, speculation=speculative)
-    fixed_s = timed(WARM_UP, speculation=speculative)
-    seconds = timed(requests, speculation=speculative)
-    most_bytes = peak_bytes()
-    if speculative:
-        fixed_s -= timed(WARM_UP, speculation=False)
-        seconds -= timed(requests, speculation=False)
-    return {
-        "seconds": float(seconds[0]), "cpu_s": float(seconds[1]), "fixed_s": float(fixed_s[0]), "peak_bytes": most_bytes,
-    }  # fmt: skip
+    fixed_s = alone(WARM_UP)["seconds"]
+    return {**alone(requests), "fixed_s": fixed_s}
 
 
 def report(name: str, sizes: list[int], repeats: int) -> tuple[dict[str, Any], list[Bar]]:

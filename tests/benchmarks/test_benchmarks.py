@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from simulator import load_scenario, simulate
-from simulator.serving.traffic import Requests
+from simulator.serving.traffic import Requests, generate
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -85,25 +85,12 @@ def test_a_lone_request_by_hand():
 # What is measured
 
 
-def test_repeated_traffic_keeps_whole_rows_and_the_rate():
-    from cases import repeated
+def test_every_case_has_as_many_requests_as_it_is_asked_for(memwall_data):
+    from cases import CASES
 
-    hour = Requests(
-        arrival_s=np.array([0.0, 1.0, 3.0]),
-        prompt_tokens=np.array([10, 20, 30]),
-        output_tokens=np.array([1, 2, 3]),
-        row=np.array([0, 1, 2]),
-        think_s=None,
-        users=0,
-        rows_read=3,
-        dropped={},
-        source="by hand",
-    )
-    long = repeated(hour, 7)
-    # The last gap of the trace is not known; its mean gap of 1 s stands in.
-    assert long.arrival_s.tolist() == [0, 1, 3, 4, 5, 7, 8]
-    assert long.prompt_tokens.tolist() == [10, 20, 30, 10, 20, 30, 10]
-    assert long.output_tokens.tolist() == [1, 2, 3, 1, 2, 3, 1]
+    for case in CASES.values():
+        scenario = case.build(123)
+        assert len(generate(scenario.traffic, scenario.seed)) == 123
 
 
 def test_growth_is_the_exponent_of_a_power_law():
