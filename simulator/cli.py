@@ -2,7 +2,8 @@
 
 Nothing here computes, and nothing heavy is imported before a command runs: ``memwall --help`` is instant.
 
-Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 interrupted, 141 the reader of our output left.
+Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 interrupted (what there was of a simulation is written),
+141 the reader of our output left.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without γ gets a question mark, not a traceback
     try:
-        _run(sys.argv[1:] if argv is None else argv)
+        code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except MemwallError as error:
         sentence = " ".join(str(error).split())
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except SystemExit as done:  # --help and --version
         return done.code if isinstance(done.code, int) else 0
-    return 0
+    return code
 
 
 def parser() -> tuple[Parser, dict[str, Parser]]:
@@ -77,7 +78,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     return top, dict(commands.choices)
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> int:
     top, commands = parser()
     args, unknown = top.parse_known_args(_joined(argv))
     command = commands.get(args.command) if args.command else None
@@ -85,11 +86,11 @@ def _run(argv: Sequence[str]) -> None:
         raise (command or top).unknown(unknown)
     if command is None:
         top.print_help()
-        return
+        return 0
     missing = [f"--{name}" for name in args.needs if getattr(args, name) is None]
     if missing:
         raise MemwallError(f"{args.command} needs {' and '.join(missing)} (see {command.prog} --help)")
-    args.run(args)
+    return args.run(args) or 0  # a command that has no exit code of its own is done
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulator.commands.arguments import count, quantity, written
 from simulator.errors import InputError
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from simulator.scenario import Scenario
+    from simulator.serving.intervals import Intervals
+    from simulator.serving.replications import Replications
+    from simulator.serving.simulation import SimulationResult
 
 DEFAULT_SCENARIO = "chat-70b-h200"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 _QUIET_S = 1.0
 """A progress bar that would be gone sooner only flickers."""
 
@@ -55,48 +61,96 @@ def add(commands: Any) -> None:
         "--intervals", action=argparse.BooleanOptionalAction,
         help="prediction intervals, some six simulations more (up to 20,000 requests)",
     )  # fmt: skip
+    parser.add_argument(
+        "--replications", metavar="N", type=count("replications", least=2, most=1000),
+        help="simulate N seeds in all, and say how far the figures depend on the draw",
+    )  # fmt: skip
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.set_defaults(run=run, needs=())
 
 
-def run(args: argparse.Namespace) -> None:
-    """Runs the command."""
-    from simulator.output.files import check_writable, write_text
+def run(args: argparse.Namespace) -> int:
+    """Runs the command. Exit code 0, or 130 where Ctrl-C left a part of it undone; what there is is written either way."""
+    from simulator.output.files import check_writable
 
     check_writable([("--rows", args.rows), ("--json", args.json), ("--html", args.html)])
     scenario = changed_scenario(args)
-    from simulator.output.columns import check_suffix, write_requests
+    from simulator.output.columns import check_suffix
     from simulator.output.simulation_report import simulation_report
     from simulator.output.tables import print_blocks
-    from simulator.serving.intervals import MOST_REQUESTS, simulation_intervals
+    from simulator.serving.cluster import compile_step_loop
+    from simulator.serving.compiled import is_cold
     from simulator.serving.simulation import simulate
 
     check_suffix(args.rows, "--rows")
-    from simulator.serving.cluster import compile_step_loop
-    from simulator.serving.compiled import is_cold
-
     scenario.deployment().fit()  # what cannot be served is said at once, not after the compilation
     if is_cold() and not args.no_progress:
         print("memwall: compiling the step loop, once, some ten seconds …", file=sys.stderr, flush=True)
     compile_step_loop()
     started_s = time.perf_counter()
     with ProgressBar(shown=not args.no_progress and sys.stderr.isatty()) as bar:
-        result = simulate(scenario, bar.tell)
-    wall_s = time.perf_counter() - started_s
-    intervals = None
-    if args.intervals or (args.intervals is None and len(result.traffic) <= MOST_REQUESTS):
-        intervals = simulation_intervals(result)
+        result = simulate(scenario, bar.tell, partial=True)
+        wall_s = time.perf_counter() - started_s
+        interrupted = result.interrupted_s is not None
+        extra = Extras()
+        if not interrupted:
+            extra = extras(args, result, bar.tell)
+    write_files(args, result, extra)
+    blocks = simulation_report(result, wall_s, extra.intervals, extra.replications)
+    if extra.left_out:
+        blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
+    print_blocks([*blocks, *written(args.rows, args.json, args.html)])
+    if interrupted or extra.left_out:
+        print("memwall: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+class Extras(NamedTuple):
+    """What takes further simulations."""
+
+    intervals: Intervals | None = None
+    replications: Replications | None = None
+    left_out: str = ""
+    """What Ctrl-C has prevented."""
+
+
+def extras(args: argparse.Namespace, result: SimulationResult, tell: Callable[[str, int, int], None]) -> Extras:
+    """Intervals and replications, as far as they are asked for and nobody interrupts them."""
+    from simulator.serving.intervals import MOST_REQUESTS, simulation_intervals
+    from simulator.serving.replications import replicate
+
+    found = Extras()
+    try:
+        if args.replications is not None:
+            found = found._replace(replications=replicate(result.scenario, args.replications, tell))
+        if args.intervals or (args.intervals is None and len(result.traffic) <= MOST_REQUESTS):
+            found = found._replace(intervals=simulation_intervals(result, tell))
+    except KeyboardInterrupt:
+        missing = "prediction intervals"
+        if args.replications is not None and found.replications is None:
+            missing = "replications and prediction intervals"
+        return found._replace(left_out=missing)
+    return found
+
+
+def write_files(args: argparse.Namespace, result: SimulationResult, extra: Extras) -> None:
+    """The files that were asked for. Raises InputError."""
+    from simulator.output.files import write_text
+
     if args.rows is not None:
+        from simulator.output.columns import write_requests
+
         write_requests(result, args.rows, "--rows")
     if args.json is not None:
         from simulator.output.documents import simulation_document, to_json
 
-        write_text(args.json, to_json(simulation_document(result, intervals)), "--json")
+        document = simulation_document(result, extra.intervals, extra.replications)
+        write_text(args.json, to_json(document), "--json")
     if args.html is not None:
         from simulator.figures.page import simulation_page
 
-        write_text(args.html, simulation_page(result, intervals), "--html")
-    print_blocks([*simulation_report(result, wall_s, intervals), *written(args.rows, args.json, args.html)])
+        write_text(args.html, simulation_page(result, extra.intervals), "--html")
 
 
 def changed_scenario(args: argparse.Namespace) -> Scenario:

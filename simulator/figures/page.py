@@ -19,7 +19,14 @@ from simulator.output.report import (
     speculate_report,
     speculate_sentence,
 )
-from simulator.output.simulation_report import interval_section, simulation_sentence, simulation_table
+from simulator.output.simulation_report import (
+    class_section,
+    confidence_section,
+    interval_section,
+    simulation_sentence,
+    simulation_table,
+    statements,
+)
 from simulator.output.tables import Section
 from simulator.planning.crossover import SpeculateResult
 from simulator.scenario import Scenario
@@ -65,22 +72,37 @@ def simulation_page(result: SimulationResult, intervals: Intervals | None = None
     scenario = result.scenario
     figures = [serving.latency_figure(result, latency) for latency in serving.LATENCIES]
     figures += [serving.load_figure(result), serving.arrivals_figure(result)]
+    ends = serving.ends_figure(result)
+    if ends is not None:
+        figures.append(ends)
     histogram = serving.tokens_per_round_figure(result)
     if histogram is not None:
         figures.append(histogram)
     tables = [Section("", simulation_table(result))]
+    if len(result.main.summary.classes) > 1:
+        tables += [class_section(run) for run in result.runs]
+    confidence = confidence_section(result)
+    if confidence is not None:
+        tables.append(confidence)
     if intervals is not None:
         tables.append(interval_section(result, intervals))
         figures.append(serving.interval_figure(result, intervals))
     figures.append(breakdown.memory_figure(result.main.budget, style.tag_of(result.deployment)))
     part = HtmlPart(
         title=scenario.title or f"Many users: {scenario.model} on {result.deployment.gpu.title}",
-        verdict=simulation_sentence(result) if len(result.runs) > 1 else plain_sentence(result),
+        verdict=simulation_verdict(result),
         conditions=rows.simulation_conditions(result),
         tables=tables,
         figures=figures,
     )
     return html_page([part], scenario_yaml(scenario))
+
+
+def simulation_verdict(result: SimulationResult) -> str:
+    """What speculation bought, or what users see; and before it whatever puts a figure in question."""
+    whole = len(result.runs) > 1 and not rows.interruption(result)
+    sentence = simulation_sentence(result) if whole else plain_sentence(result)
+    return " ".join([*statements(result), sentence])
 
 
 def plain_sentence(result: SimulationResult) -> str:

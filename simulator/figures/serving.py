@@ -13,12 +13,17 @@ from plotly.subplots import make_subplots
 from simulator import units
 from simulator.figures import style
 from simulator.serving import state
+from simulator.serving.class_metrics import END_NAMES
 from simulator.serving.intervals import FIGURES, Intervals
 from simulator.serving.metrics import request_metrics
 from simulator.serving.simulation import Run, SimulationResult
+from simulator.serving.timeline import Timeline, timeline
+from simulator.serving.window import ARRIVALS
 
 MOST_CURVE_POINTS = 400
 MOST_TIMELINE_POINTS = 240
+MOST_CLASSES = 6
+CLASS_COLOURS = (style.GREEN, style.PINK, style.SKY, style.GREY)
 MOST_SCATTER_POINTS = 1500
 
 FloatArray = NDArray[np.float64]
@@ -39,10 +44,14 @@ LATENCIES = (
 )
 
 
-def measured(run: Run, field: str) -> FloatArray:
-    """One value per measured request, seconds, ascending: what the summary's distribution of `field` is taken over."""
+def measured(run: Run, field: str, class_of: int | None = None) -> FloatArray:
+    """One value per measured request (of one class), seconds, ascending: what the summary's distribution of `field` is taken
+    over."""
     values = request_metrics(run.requests)[field]
-    return np.sort(values[(run.requests["measured"] == 1) & ~np.isnan(values)])
+    which = (run.requests["measured"] == 1) & ~np.isnan(values)
+    if class_of is not None:
+        which &= run.requests["class_of"] == class_of
+    return np.sort(values[which])
 
 
 def latency_figure(result: SimulationResult, latency: Latency) -> go.Figure:
@@ -52,13 +61,8 @@ def latency_figure(result: SimulationResult, latency: Latency) -> go.Figure:
     values = [measured(run, latency.field) for run in result.runs]
     scale, unit = (1e3, "ms") if latency.field == "tpot_s" else (1.0, "s")
     for run, sorted_s in zip(result.runs, values, strict=True):
-        if len(sorted_s) == 0:
-            continue
-        keep = np.unique(np.linspace(0, len(sorted_s) - 1, MOST_CURVE_POINTS).astype(int))
-        figure.add_scatter(
-            x=sorted_s[keep] * scale, y=100.0 * (keep + 1) / len(sorted_s), mode="lines", **_look(run),
-            hovertemplate=f"%{{y:.1f}} % of requests within %{{x:.4g}} {unit}<extra></extra>",
-        )  # fmt: skip
+        _add_curve(figure, sorted_s, scale, unit, _look(run))
+    values += _add_classes(figure, result, latency, scale, unit)
     if limit_s is not None:
         figure.add_vline(limit_s * scale, line={"color": style.VERMILLION, "dash": "dot", "width": 2})
         figure.add_annotation(
@@ -70,6 +74,38 @@ def latency_figure(result: SimulationResult, latency: Latency) -> go.Figure:
     figure.update_yaxes(title="share of requests, %", range=[0, 101])
     style.finish(figure, finding=_median_sentence(result, values, latency), tag=_tag(result), height=360)
     return style.legend_below(figure)
+
+
+def _add_curve(figure: go.Figure, sorted_s: FloatArray, scale: float, unit: str, look: dict[str, Any]) -> None:
+    if len(sorted_s) == 0:
+        return
+    keep = np.unique(np.linspace(0, len(sorted_s) - 1, MOST_CURVE_POINTS).astype(int))
+    figure.add_scatter(
+        x=sorted_s[keep] * scale, y=100.0 * (keep + 1) / len(sorted_s), mode="lines", **look,
+        hovertemplate=f"%{{y:.1f}} % of requests within %{{x:.4g}} {unit}<extra></extra>",
+    )  # fmt: skip
+
+
+def _add_classes(
+    figure: go.Figure, result: SimulationResult, latency: Latency, scale: float, unit: str
+) -> list[FloatArray]:
+    """A curve per class of the variant asked for, where there are several, the largest classes first; their values."""
+    classes = result.main.summary.classes
+    if len(classes) < 2:
+        return []
+    largest = sorted(range(len(classes)), key=lambda c: -classes[c].measured)[:MOST_CLASSES]
+    found = []
+    for place, c in enumerate(largest):
+        sorted_s = measured(result.main, latency.field, c)
+        colour = CLASS_COLOURS[place % len(CLASS_COLOURS)]
+        dash = "solid" if place < len(CLASS_COLOURS) else "dashdot"
+        look = {"name": style.text(classes[c].name), "line": {"color": colour, "width": 1.5, "dash": dash}}
+        _add_curve(figure, sorted_s, scale, unit, look)
+        limit_s = classes[c].slo.get(latency.field)
+        if limit_s is not None and limit_s != getattr(result.scenario.slo, latency.field):
+            figure.add_vline(limit_s * scale, line={"color": colour, "dash": "dot", "width": 1.5})
+        found.append(sorted_s)
+    return found
 
 
 def arrivals_figure(result: SimulationResult) -> go.Figure:
@@ -140,46 +176,93 @@ def interval_figure(result: SimulationResult, intervals: Intervals) -> go.Figure
 
 
 def load_figure(result: SimulationResult) -> go.Figure:
-    """Over time: requests running and waiting, KV cache filled, output tokens per second; all replicas together."""
-    panels = ("requests running", "requests waiting", "KV cache filled, %", "output, tokens/s")
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.055, subplot_titles=panels)
+    """Over time: requests running and waiting, KV cache filled, tokens in and out per second; all replicas together."""
+    panels = (
+        "requests running",
+        "requests waiting",
+        "KV cache filled, %",
+        "output, tokens/s",
+        "prompts computed, tokens/s",
+    )
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.045, subplot_titles=panels)
     for run in result.runs:
-        series, width_s = folded(run)
-        time_s = (np.arange(series["steps"].size) + 0.5) * width_s
+        found = timeline_of(result, run)
         lines = (
-            series["running_s"] / width_s,
-            series["waiting_s"] / width_s,
-            100.0 * series["kv_block_s"] / width_s / (run.total_blocks * result.scenario.replicas),
-            series["output_tokens"] / width_s,
-        )
+            found.running, found.waiting, 100.0 * found.kv_share, found.output_tokens_per_s, found.prompt_tokens_per_s,
+        )  # fmt: skip
         for row, y in enumerate(lines, start=1):
             look = _look(run)
             look["line"] = {**look["line"], "width": 1.6, "dash": "solid"}
             figure.add_scatter(
-                x=time_s, y=y, mode="lines", **look, legendgroup=run.variant, showlegend=row == 1,
+                x=found.time_s, y=y, mode="lines", **look, legendgroup=run.variant, showlegend=row == 1,
                 hovertemplate="%{y:.4g} at %{x:.0f} s<extra></extra>", row=row, col=1,
             )  # fmt: skip
+    window = result.main.summary
+    if window.window == ARRIVALS:
+        figure.add_vrect(
+            window.window_start_s, window.window_start_s + window.window_s, fillcolor=style.BAND, opacity=0.35,
+            line_width=0, layer="below",
+        )  # fmt: skip
     figure.update_yaxes(rangemode="tozero")
-    figure.update_xaxes(title="simulated time, s", row=len(panels), col=1)
+    figure.update_xaxes(title="simulated time, s (shaded: what rates are taken over)", row=len(panels), col=1)
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})
-    main, plain = result.main.summary, result.plain.summary
-    finding = f"At most {main.most_running} requests run together on one replica, and {main.kv_occupancy_most:.0%} of the KV cache is full"
-    if result.main is not result.plain:
-        finding = (
-            f"With speculation {main.mean_running:.1f} requests run together on average, without {plain.mean_running:.1f}: "
-            + ("those that finish sooner leave room" if main.mean_running < plain.mean_running else "no room is gained")
-        )
-    style.finish(figure, finding=finding, tag=_tag(result), height=680)
+    style.finish(figure, finding=_load_sentence(result), tag=_tag(result), height=800)
     return style.legend_below(figure, offset=-0.1)
 
 
-def folded(run: Run) -> tuple[dict[str, FloatArray], float]:
-    """`run.series` by name in at most `MOST_TIMELINE_POINTS` buckets, still sums, and the width of a bucket in s."""
-    buckets = run.series.shape[1]
-    factor = max(1, -(-buckets // MOST_TIMELINE_POINTS))
-    starts = np.arange(0, buckets, factor)
-    sums = np.add.reduceat(run.series, starts, axis=1) if buckets else run.series
-    return dict(zip(state.SERIES, sums, strict=True)), run.bucket_s * factor
+def timeline_of(result: SimulationResult, run: Run) -> Timeline:
+    """The run's time series in as many points as are drawn."""
+    replicas = result.scenario.replicas
+    return timeline(
+        run.series,
+        run.bucket_s,
+        total_blocks=run.total_blocks * replicas,
+        replicas=replicas,
+        points=MOST_TIMELINE_POINTS,
+    )
+
+
+def _load_sentence(result: SimulationResult) -> str:
+    main, plain = result.main.summary, result.plain.summary
+    growing = [run for run in result.runs if run.summary.stability.stable is False]
+    if growing:
+        first = growing[0].summary.stability.sentence.partition(". ")[0]
+        return f"{style.VARIANT_NAMES[growing[0].variant]}: {first[0].lower()}{first[1:]}".capitalize()
+    if result.main is result.plain:
+        return (
+            f"At most {main.most_running} requests run together on one replica, and {main.kv_occupancy_most:.0%} of the KV "
+            "cache is full"
+        )
+    return (
+        f"With speculation {main.mean_running:.1f} requests run together on average, without {plain.mean_running:.1f}: "
+        + ("those that finish sooner leave room" if main.mean_running < plain.mean_running else "no room is gained")
+    )
+
+
+def ends_figure(result: SimulationResult) -> go.Figure | None:
+    """How requests ended, one bar per way and variant; None where all of them finished."""
+    counts = [{name: run.summary.requests.get(name, 0) for name in END_NAMES} for run in result.runs]
+    names = [name for name in END_NAMES if any(c[name] for c in counts)]
+    if names == ["finished"] or not names:
+        return None
+    figure = go.Figure()
+    for run, found in zip(result.runs, counts, strict=True):
+        total = max(1, sum(found.values()))
+        figure.add_bar(
+            y=names, x=[100.0 * found[name] / total for name in names], orientation="h", name=style.VARIANT_NAMES[run.variant],
+            marker={"color": style.VARIANT_COLOURS[run.variant], "line": {"width": 0}},
+            text=[f"{found[name]:,}" for name in names], textposition="auto",
+            hovertemplate="%{y}: %{text} requests, %{x:.2f} %<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title="share of requests, %", range=[0, 100])
+    figure.update_yaxes(autorange="reversed")
+    main, total = counts[0], max(1, sum(counts[0].values()))
+    lost = {name: n for name, n in main.items() if name != "finished" and n}
+    most = max(lost, key=lambda name: lost[name], default="")
+    finding = f"{main['finished'] / total:.1%} of the requests get their answer"
+    finding += f"; most of the others are {most}" if most else ""
+    style.finish(figure, finding=finding, tag=_tag(result), height=150 + 50 * len(names))
+    return style.legend_below(figure)
 
 
 def tokens_per_round_figure(result: SimulationResult) -> go.Figure | None:
@@ -217,7 +300,7 @@ def tokens_per_round_figure(result: SimulationResult) -> go.Figure | None:
 
 
 def _median_sentence(result: SimulationResult, values: list[FloatArray], latency: Latency) -> str:
-    medians = [units.show(float(np.median(v)), "s") if len(v) else "no value" for v in values]
+    medians = [units.show(float(np.median(v)), "s") if len(v) else "no value" for v in values[: len(result.runs)]]
     if len(result.runs) == 1:
         return f"Half of the requests need at most {medians[0]} {latency.name}"
     return f"Half of the requests need at most {medians[0]} {latency.name}, without speculation {medians[1]}"

@@ -2,6 +2,7 @@
 
 One row per request and variant, those of the scenario's own variant first, in the order of arrival. A time that a
 request never had (rejected) is empty: null in Parquet, nothing between the commas in CSV. Units are the names' suffixes.
+Rows can be written while they come into being: the file is the same however they are cut into chunks.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePath
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +21,26 @@ from numpy.typing import NDArray
 from simulator import __version__
 from simulator.errors import InputError
 from simulator.output.files import replacing, write_text
+from simulator.output.rows import interruption
 from simulator.serving import state
+from simulator.serving.class_metrics import UNFINISHED
+from simulator.serving.metrics import request_metrics
+from simulator.serving.outcomes import ENDED
 from simulator.serving.simulation import SimulationResult
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
 SUFFIXES = (".parquet", ".csv")
-_TIMES = ("scheduled_s", "first_token_s", "finish_s", "last_token_s", "longest_gap_s")
+FIELDS = (
+    "arrival_s", "scheduled_s", "first_token_s", "finish_s", "last_token_s", "longest_gap_s", "prompt_tokens",
+    "output_tokens", "generated_tokens", "cached_tokens", "chunks", "decode_rounds", "rounds", "drafted_tokens",
+    "accepted_tokens", "preemptions", "recomputed_tokens", "retries", "replica", "measured",
+)  # fmt: skip
+"""Fields of a request's record that become columns."""
+ROW_GROUP = 1 << 16
+"""Rows that are kept until they are written together."""
 _CHUNK_ROWS = 20_000
 
 
@@ -33,38 +50,203 @@ def check_suffix(path: str | None, option: str) -> None:
         raise InputError(option, path, f"end in {' or '.join(SUFFIXES)}")
 
 
+class Names:
+    """A column of a few words, by number."""
+
+    def __init__(self, codes: NDArray[np.integer[Any]], words: Sequence[str]):
+        self.codes, self.words = codes, words
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(np.array(self.words, dtype=dtype)[self.codes])
+
+
+Columns = Mapping[str, NDArray[Any] | Names]
+
+
+def request_rows(variant: str, requests: Any, rows: NDArray[np.int64], classes: Sequence[str]) -> Columns:
+    """Columns of records of `state.REQUEST`; `rows` are their indices in trace or generator, `classes` the names of theirs."""
+    plain = np.asarray(requests).view(np.ndarray)
+    status = plain["status"]
+    found: dict[str, NDArray[Any] | Names] = {
+        "variant": Names(np.zeros(len(plain), dtype=np.int8), [variant]),
+        "row": rows,
+        "class": Names(plain["class_of"], classes),
+        "status": Names(status, STATUS_NAMES),
+    }
+    found |= {name: plain[name].copy() for name in FIELDS}
+    ended, finished = np.isin(status, ENDED) & (status != state.REJECTED), status == state.FINISHED
+    started = finished | (ended & (plain["generated_tokens"] > 0))
+    for name, has in {
+        "scheduled_s": finished | (ended & (plain["scheduled_s"] > 0)),
+        "first_token_s": started,
+        "last_token_s": started,
+        "longest_gap_s": started,
+        "finish_s": ended,
+    }.items():
+        found[name] = np.where(has, plain[name], np.nan)
+    return found | request_metrics(plain)
+
+
+STATUS_NAMES = [name if k in (*ENDED, state.ABANDONED) else UNFINISHED for k, name in enumerate(state.STATUS)]
+"""Of `state.STATUS` those that are no end are called unfinished: the simulation was interrupted."""
+
+
 def request_columns(result: SimulationResult) -> dict[str, NDArray[Any]]:
     """Per-request columns of all variants, one below the other."""
-    parts = []
-    for run in result.runs:
-        columns = run.columns()
-        finished = np.asarray(run.requests["status"]) == state.FINISHED
-        for name in _TIMES:
-            columns[name] = np.where(finished, columns[name], np.nan)
-        parts.append(columns)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    names = _class_names(result)
+    parts = [request_rows(run.variant, run.requests, run.rows, names) for run in result.runs]
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
 def write_requests(result: SimulationResult, path: str, option: str = "--rows") -> None:
     """Per-request rows in the format that the name of `path` says. Raises InputError."""
+    with row_stream(path, option, classes=_class_names(result), metadata=metadata(result)) as stream:
+        for run in result.runs:
+            stream.write(run.variant, run.requests, run.rows)
+        if sentence := interruption(result):
+            stream.note("interrupted", sentence)
+
+
+@contextmanager
+def row_stream(
+    path: str, option: str = "--rows", *, classes: Sequence[str] = ("all",), metadata: Mapping[str, str] | None = None
+) -> Iterator[RowStream]:
+    """A .parquet or .csv file of request rows, written while they come into being. It is there when the block has ended, and
+    not at all where the block failed. Raises InputError."""
     check_suffix(path, option)
-    columns = request_columns(result)
-    if PurePath(path).suffix.lower() == ".csv":
-        _write_csv(columns, path, option)
-    else:
-        _write_parquet(columns, _metadata(result), path, option)
+    with replacing(path, option) as file:
+        sink = _CsvSink(file) if PurePath(path).suffix.lower() == ".csv" else _ParquetSink(file, metadata or {})
+        stream = RowStream(sink, classes)
+        try:
+            yield stream
+            stream.finish()
+        except BaseException:
+            sink.abandon()
+            raise
+
+
+class RowStream:
+    """Keeps rows until `ROW_GROUP` of them are there, so that the file does not depend on how they came; see `row_stream`."""
+
+    def __init__(self, sink: _CsvSink | _ParquetSink, classes: Sequence[str]):
+        self._sink, self._classes = sink, classes
+        self._notes: dict[str, str] = {}
+        self._held: list[tuple[str, Any, NDArray[np.int64]]] = []
+        self._rows_held = 0
+
+    def write(self, variant: str, requests: Any, rows: NDArray[np.int64]) -> None:
+        """Adds records of `state.REQUEST`; `rows` as in `request_rows`. They may be overwritten afterwards."""
+        plain = np.asarray(requests).view(np.ndarray)
+        start = 0
+        while start < len(plain):
+            end = min(len(plain), start + ROW_GROUP - self._rows_held)
+            self._held.append((variant, plain[start:end].copy(), np.array(rows[start:end])))
+            self._rows_held += end - start
+            start = end
+            if self._rows_held == ROW_GROUP:
+                self._flush()
+
+    def note(self, name: str, text: str) -> None:
+        """What turned out only while writing; ``memwall.<name>`` of a Parquet file's metadata. CSV has no place for it."""
+        self._notes[f"memwall.{name}"] = text
+
+    def finish(self) -> None:
+        """Writes what is kept; a file without rows has a header all the same."""
+        if self._rows_held or not self._sink.begun:
+            self._flush()
+        self._sink.close(self._notes)
+
+    def _flush(self) -> None:
+        nothing = ("", state.records(state.REQUEST, 0), np.zeros(0, dtype=np.int64))
+        parts = [request_rows(*held, self._classes) for held in self._held or [nothing]]
+        self._sink.write({name: [part[name] for part in parts] for name in parts[0]})
+        self._held.clear()
+        self._rows_held = 0
+
+
+class _ParquetSink:
+    def __init__(self, file: IO[bytes], metadata: Mapping[str, str]):
+        self._file, self._metadata = file, metadata
+        self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a header."""
+        return self._writer is not None
+
+    def write(self, columns: Mapping[str, Sequence[NDArray[Any] | Names]]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        chunks = {name: pa.chunked_array([_arrow(v) for v in values]) for name, values in columns.items()}
+        table = pa.table(chunks).replace_schema_metadata({k: v.encode() for k, v in self._metadata.items()})
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def close(self, notes: Mapping[str, str]) -> None:
+        if self._writer is not None:
+            if notes:
+                self._writer.add_key_value_metadata(dict(notes))
+            self._writer.close()
+
+    def abandon(self) -> None:
+        self.close({})
+
+
+class _CsvSink:
+    def __init__(self, file: IO[bytes]):
+        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self.begun = False
+
+    def write(self, columns: Mapping[str, Sequence[NDArray[Any] | Names]]) -> None:
+        if not self.begun:
+            self._writer.writerow(columns)
+            self.begun = True
+        for part in zip(*columns.values(), strict=True):
+            for start in range(0, len(part[1]), _CHUNK_ROWS):
+                self._writer.writerows(zip(*(_cells(v, slice(start, start + _CHUNK_ROWS)) for v in part), strict=True))
+
+    def close(self, notes: Mapping[str, str]) -> None:
+        self._text.flush()
+        self._text.detach()
+
+    def abandon(self) -> None:
+        self._text.detach()
+
+
+def _arrow(values: NDArray[Any] | Names) -> pa.Array:
+    import pyarrow as pa
+
+    if isinstance(values, Names):
+        return pa.DictionaryArray.from_arrays(pa.array(values.codes), pa.array(values.words, pa.string())).cast(
+            pa.string()
+        )
+    return pa.array(values, from_pandas=True)
+
+
+def _cells(values: NDArray[Any] | Names, here: slice) -> Sequence[Any]:
+    if isinstance(values, Names):
+        return [values.words[code] for code in values.codes[here].tolist()]
+    chosen = values[here]
+    cells: list[Any] = chosen.tolist()
+    if chosen.dtype.kind == "f" and np.isnan(chosen).any():
+        return [None if math.isnan(value) else value for value in cells]
+    return cells
 
 
 def write_columns(columns: Mapping[str, NDArray[Any]], path: str, option: str = "--rows") -> None:
     """`columns` as .parquet or .csv, by the name's ending. Raises InputError."""
     check_suffix(path, option)
-    if path.endswith(".csv"):
-        _write_csv(columns, path, option)
-    else:
-        _write_parquet(columns, {}, path, option)
+    with replacing(path, option) as file:
+        sink = _CsvSink(file) if PurePath(path).suffix.lower() == ".csv" else _ParquetSink(file, {})
+        sink.write({name: [values] for name, values in columns.items()})
+        sink.close({})
 
 
-def _metadata(result: SimulationResult) -> dict[str, str]:
+def metadata(result: SimulationResult) -> dict[str, str]:
+    """What a Parquet file of `result` says about where its rows come from."""
     import yaml
 
     scenario = result.scenario.model_dump(mode="json", exclude_none=True)
@@ -76,34 +258,8 @@ def _metadata(result: SimulationResult) -> dict[str, str]:
     }
 
 
-def _write_parquet(columns: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], path: str, option: str) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
-    table = pa.table(arrays).replace_schema_metadata({k: v.encode() for k, v in metadata.items()})
-    with replacing(path, option) as file:
-        pq.write_table(table, file, compression="zstd")
-
-
-def _write_csv(columns: Mapping[str, NDArray[Any]], path: str, option: str) -> None:
-    n = len(next(iter(columns.values())))
-    with replacing(path, option) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        for start in range(0, n, _CHUNK_ROWS):
-            chunk = [_cells(values[start : start + _CHUNK_ROWS]) for values in columns.values()]
-            writer.writerows(zip(*chunk, strict=True))
-        text.flush()
-        text.detach()
-
-
-def _cells(values: NDArray[Any]) -> Sequence[Any]:
-    cells: list[Any] = values.tolist()
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        return [None if math.isnan(value) else value for value in cells]
-    return cells
+def _class_names(result: SimulationResult) -> list[str]:
+    return [c.name for c in result.traffic.classes]
 
 
 def write_mappings(rows: Iterable[Mapping[str, Any]], path: str, option: str = "--csv") -> None:

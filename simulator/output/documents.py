@@ -14,9 +14,14 @@ from typing import Any
 from simulator import __version__
 from simulator.decoding import DecodeResult
 from simulator.deployment import Deployment
+from simulator.output.rows import interruption
+from simulator.output.simulation_report import statements
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.intervals import Intervals
-from simulator.serving.simulation import SimulationResult
+from simulator.serving.replications import Replications
+from simulator.serving.room import kv_room
+from simulator.serving.simulation import Run, SimulationResult
+from simulator.serving.timeline import timeline
 from simulator.uncertainty import Interval
 
 SCHEMA_VERSION = 1
@@ -140,8 +145,10 @@ def speculate_cells(result: SpeculateResult) -> list[dict[str, Any]]:
     ]
 
 
-def simulation_document(result: SimulationResult, intervals: Intervals | None = None) -> dict[str, Any]:
-    """Scenario, traffic and the summary of each variant; with intervals, those by variant and figure."""
+def simulation_document(
+    result: SimulationResult, intervals: Intervals | None = None, replications: Replications | None = None
+) -> dict[str, Any]:
+    """Scenario, traffic, and the summary and timeline of each variant; intervals and replications by variant and figure."""
     runs = [
         {
             "variant": run.variant,
@@ -149,18 +156,34 @@ def simulation_document(result: SimulationResult, intervals: Intervals | None = 
             "kv_blocks": run.total_blocks,
             "memory_budget": asdict(run.budget),
             "summary": asdict(run.summary),
+            "timeline": _timeline(run, result.scenario.replicas),
         }
         for run in result.runs
     ]
-    traffic = result.traffic
+    traffic, room = result.traffic, kv_room(result)
     return {
         **_document("simulate", result.deployment),
         "scenario": result.scenario.model_dump(mode="json"),
+        "complete": not interruption(result),
+        "interrupted": interruption(result) or None,
+        "statements": statements(result),
         "traffic": {
             "source": traffic.source, "rows_read": traffic.rows_read, "rows_used": len(traffic), "dropped": traffic.dropped,
         },
         "runs": runs,
+        "kv_concurrency": None if room is None else asdict(room),
         "intervals": None if intervals is None else {
             f"{variant}.{figure}": _interval(found) for (variant, figure), found in intervals.of.items()
         },
+        "replications": None if replications is None else {
+            "n": replications.n,
+            "of": {f"{variant}.{figure}": asdict(found) for (variant, figure), found in replications.of.items()},
+        },
     }  # fmt: skip
+
+
+def _timeline(run: Run, replicas: int) -> dict[str, Any]:
+    """Means over stretches of equal width, to six digits."""
+    found = timeline(run.series, run.bucket_s, total_blocks=run.total_blocks * replicas, replicas=replicas)
+    columns = {name: [float(f"{v:.6g}") for v in values.tolist()] for name, values in found.columns().items()}
+    return {"width_s": found.width_s, **columns}

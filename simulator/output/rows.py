@@ -10,7 +10,9 @@ from simulator.decoding import DecodeResult
 from simulator.deployment import Deployment
 from simulator.memory import MemoryBudget
 from simulator.planning.crossover import SpeculateResult
+from simulator.serving.metrics import Summary
 from simulator.serving.simulation import SimulationResult
+from simulator.serving.window import ARRIVALS
 from simulator.speculation.acceptance import Acceptance
 from simulator.uncertainty import Interval
 
@@ -83,17 +85,37 @@ def speculate_conditions(result: SpeculateResult) -> list[tuple[str, str]]:
 def simulation_conditions(result: SimulationResult) -> list[tuple[str, str]]:
     """Conditions of a simulation, the rows of its traffic accounted for."""
     scenario, traffic = result.scenario, result.traffic
-    dropped = dict(result.main.summary.requests)
-    used = dropped.pop("finished")
-    account = f"{traffic.rows_read} read = {used} used"
-    account += "".join(f" + {n} dropped ({reason})" for reason, n in dropped.items())
+    account = f"{traffic.rows_read} read = {len(traffic)} used"
+    account += "".join(f" + {n} dropped ({reason})" for reason, n in traffic.dropped.items())
     rows = [*deployment_rows(result.deployment), ("replicas", str(scenario.replicas)), ("traffic", traffic.source)]
     rows += [
         ("rows", account),
         ("seed", str(scenario.seed)),
         ("warm-up left out", f"first {scenario.warmup:.0%} of requests"),
+        ("rates over", window_text(result.main.summary)),
     ]
     return rows
+
+
+def window_text(summary: Summary) -> str:
+    """The stretch that throughput and goodput are taken over."""
+    start_s, end_s = summary.window_start_s, summary.window_start_s + summary.window_s
+    if summary.window == ARRIVALS:
+        return f"first measured to last arrival, {start_s:,.4g} s to {end_s:,.4g} s (no drain)"
+    return f"the whole run, {start_s:,.4g} s to {end_s:,.4g} s (too short for less: ramp-up and drain count)"
+
+
+def interruption(result: SimulationResult) -> str:
+    """Where the simulation was interrupted, variant by variant; empty where it was not."""
+    said = [
+        f"{run.variant} interrupted at t = {units.show(run.summary.interrupted_s, 's')} after "
+        f"{run.summary.requests['finished']:,} of {len(result.traffic):,} requests"
+        for run in result.runs
+        if run.summary.interrupted_s is not None
+    ]
+    if said and result.scenario.speculation is not None and len(result.runs) == 1:
+        said.append("plain decoding not simulated")
+    return "; ".join(said)
 
 
 def interval(found: Interval, dimension: str) -> str:

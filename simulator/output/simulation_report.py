@@ -9,14 +9,23 @@ from simulator import units
 from simulator.cost.efficiency import Efficiency
 from simulator.output import rows
 from simulator.output.report import NONE, Block, calibration_line
-from simulator.output.rows import Table
+from simulator.output.rows import Table, interruption
 from simulator.output.tables import Section, properties
+from simulator.serving.class_metrics import END_NAMES, TOO_LARGE, UNFINISHED
+from simulator.serving.confidence import MOST_CORRELATION
 from simulator.serving.intervals import FIGURES, RATIO, Intervals
 from simulator.serving.metrics import Distribution, Summary
-from simulator.serving.simulation import SimulationResult
+from simulator.serving.replications import Replications
+from simulator.serving.room import kv_room
+from simulator.serving.simulation import Run, SimulationResult
 
 
-def simulation_report(result: SimulationResult, wall_s: float, intervals: Intervals | None = None) -> list[Block]:
+def simulation_report(
+    result: SimulationResult,
+    wall_s: float,
+    intervals: Intervals | None = None,
+    replications: Replications | None = None,
+) -> list[Block]:
     """Conditions, the table, what speculation bought, how sure that is, and how fast the simulation itself was."""
     scenario = result.scenario
     heading = scenario.title or scenario.name
@@ -25,15 +34,141 @@ def simulation_report(result: SimulationResult, wall_s: float, intervals: Interv
         properties(heading, conditions),
         Section("", simulation_table(result), _simulation_note(result)),
     ]
+    if len(result.main.summary.classes) > 1:
+        blocks += [class_section(run) for run in result.runs]
+    confidence = confidence_section(result)
+    if confidence is not None:
+        blocks.append(confidence)
+    if replications is not None:
+        blocks.append(replication_section(result, replications))
     if intervals is not None:
         blocks.append(interval_section(result, intervals))
-    if len(result.runs) > 1:
+    blocks += statements(result)
+    if len(result.runs) > 1 and not interruption(result):
         blocks.append(simulation_sentence(result))
-    n = len(result.traffic) * len(result.runs)
+    n = sum(sum(run.summary.requests.values()) - sum(result.traffic.dropped.values()) for run in result.runs)
+    n -= sum(run.summary.requests.get(UNFINISHED, 0) for run in result.runs)
     blocks.append(
         f"Simulated {n:,} requests ({_variants(result)}) in {wall_s:.2f} s of wall time: {n / wall_s:,.0f} requests/s."
     )
     return blocks
+
+
+def statements(result: SimulationResult) -> list[str]:
+    """What has to be said about how the run went: interrupted, requests without an answer, saturated, prefixes found, KV
+    room given to speculation."""
+    found = []
+    if sentence := interruption(result):
+        found.append(f"{sentence[0].upper()}{sentence[1:]}. Figures are of what had finished by then.")
+    found += _by_variant(result, lambda run: _ends(run.summary))
+    found += _by_variant(
+        result, lambda run: "" if run.summary.stability.stable is not False else run.summary.stability.sentence
+    )
+    if any(run.summary.cached_tokens for run in result.runs):
+        found += _by_variant(
+            result, lambda run: f"{run.summary.cached_share:.1%} of the prompt tokens were found in the KV cache."
+        )
+    if sentence := room_sentence(result):
+        found.append(sentence)
+    return found
+
+
+def _by_variant(result: SimulationResult, say: Callable[[Run], str]) -> list[str]:
+    """What is to be said of each variant, once where it is the same of all."""
+    said = {run.variant: say(run) for run in result.runs}
+    if len(set(said.values())) == 1:
+        return [sentence for sentence in list(said.values())[:1] if sentence]
+    lead = {"speculation": "With speculation", "plain": "Without"}
+    return [f"{lead.get(variant, variant)}: {sentence}" for variant, sentence in said.items() if sentence]
+
+
+def room_sentence(result: SimulationResult) -> str:
+    """What speculation takes of the KV cache; empty without speculation."""
+    room = kv_room(result)
+    if room is None:
+        return ""
+    ours, plain = result.main.total_blocks, result.main.total_blocks
+    if len(result.runs) > 1:
+        plain = result.plain.total_blocks
+    blocks = f"{ours:,} KV blocks per replica instead of {plain:,}, " if ours != plain else ""
+    return (
+        f"Speculation costs KV room: {blocks}{room.speculative:,} requests of {room.context_tokens:,} tokens at once "
+        f"instead of {room.plain:,} ({-room.lost_share:+.1%})."
+    )
+
+
+def _ends(summary: Summary) -> str:
+    """How many requests ended without their answer; empty where all have it."""
+    named = {name: n for name, n in summary.requests.items() if name in END_NAMES and name != "finished" and n}
+    if not named:
+        return ""
+    parts = ", ".join(f"{n:,} {'rejected as ' if name == TOO_LARGE else ''}{name}" for name, n in named.items())
+    return f"{summary.requests['finished']:,} requests finished, {parts}."
+
+
+def class_section(run: Run) -> Section:
+    """One line per class: its latencies, and its goodput against its own objectives."""
+    body = []
+    for c in run.summary.classes:
+        limits = ", ".join(f"{k.removesuffix('_s').upper()} ≤ {units.show(v, 's')}" for k, v in c.slo.items())
+        body.append((
+            c.name, f"{c.measured:,}", _seconds(c.ttft_s.p50), _seconds(c.ttft_s.p99), _seconds(c.tpot_s.p50),
+            _seconds(c.tpot_s.p99), _seconds(c.e2e_s.p50), _share(c.good_share), limits or NONE,
+        ))  # fmt: skip
+    headers = ("class", "n", "TTFT p50", "p99 ", "TPOT p50", "p99", "E2E p50", "good", "objectives")
+    return Section(f"classes, {_variant(run.variant)}", Table(headers, body), "good: share that met its own objectives")
+
+
+def confidence_section(result: SimulationResult) -> Section | None:
+    """How well the run determines its means and percentiles; None where it is too short for any."""
+    several = len(result.runs) > 1
+    body = []
+    for name, figure in CONFIDENCE_NAMES.items():
+        if not any(figure in run.summary.confidence for run in result.runs):
+            continue
+        cells = []
+        for run in result.runs:
+            field, _, point = figure.partition(".")
+            width, value = run.summary.confidence.get(figure), getattr(getattr(run.summary, field), point)
+            cells.append(NONE if width is None else f"{_seconds(value)} ± {_seconds(width.half_width)}")
+        width = result.main.summary.confidence.get(figure)
+        said = (
+            (NONE,) * 3 if width is None else (f"{width.batches}", f"{width.batch_size:,}", f"{width.correlation:.2f}")
+        )
+        body.append((name, *cells, *said))
+    if not body:
+        return None
+    names = [_variant(run.variant) for run in result.runs] if several else [_alone(result)]
+    headers = ("", *names, "batches", "of", "correlation")
+    alike = any(w.correlation > MOST_CORRELATION for run in result.runs for w in run.summary.confidence.values())
+    note = "90 % of repetitions lie within: batch means in order of arrival"
+    note += " (batches: those with speculation)" if several else ""
+    note += "; batches still alike: the run is too short, true errors are larger" if alike else ""
+    return Section("How well this one run determines its figures", Table(headers, body), note)
+
+
+CONFIDENCE_NAMES = {
+    f"{field.upper()} {point}": f"{field}_s.{point}"
+    for field, points in (("ttft", ("mean", "p50", "p99")), ("tpot", ("mean", "p99")), ("e2e", ("mean", "p99")))
+    for point in points
+}
+"""What the table of half-widths shows; the JSON document has all."""
+
+
+def replication_section(result: SimulationResult, replications: Replications) -> Section:
+    """Means over replications, and their ratio from pairs."""
+    variants = [run.variant for run in result.runs] + ([RATIO] if len(result.runs) > 1 else [])
+    body = []
+    for figure in FIGURES:
+        cells = []
+        for variant in variants:
+            found = replications.get(variant, figure)
+            show = (lambda v: f"{v:.3f}") if variant == RATIO else _rate if figure.endswith("per_s") else _seconds
+            cells.append(NONE if found is None else f"{show(found.mean)} ± {show(found.half_width)}")
+        body.append((INTERVAL_NAMES[figure], *cells))
+    headers = ("", *("ratio" if v == RATIO else _variant(v) for v in variants))
+    note = "mean ± 90 % half-width over the seeds; the ratio from pairs with the same requests and luck"
+    return Section(f"Over {replications.n} replications", Table(headers, body), note)
 
 
 def interval_section(result: SimulationResult, intervals: Intervals) -> Section:
@@ -46,7 +181,7 @@ def interval_section(result: SimulationResult, intervals: Intervals) -> Section:
         if len(result.runs) > 1:
             cells.append((intervals.get(RATIO, figure), lambda value: f"{value:.2f}"))
         body.append((INTERVAL_NAMES[figure], *(NONE if i is None else f"{s(i.low)} to {s(i.high)}" for i, s in cells)))
-    headers = ("", "plain decoding") if len(result.runs) == 1 else ("", "speculation", "off", "ratio")
+    headers = _headers(result)
     note = "as far as times are uncertain: what the calibration missed on rows it never saw; traffic and acceptance as given"
     return Section("90 % prediction intervals", Table(headers, body), note)
 
@@ -63,7 +198,7 @@ def _typical(efficiency: Efficiency) -> str:
 
 
 def _variants(result: SimulationResult) -> str:
-    return "with speculation and without" if len(result.runs) > 1 else "plain decoding"
+    return "with speculation and without" if len(result.runs) > 1 else _alone(result)
 
 
 def _simulation_note(result: SimulationResult) -> str:
@@ -84,8 +219,19 @@ def simulation_table(result: SimulationResult) -> Table:
             continue
         ratio = () if len(summaries) == 1 else (NONE if name.endswith(" n") else _ratio(*values),)
         body.append((name, *(show(v) for v in values), *ratio))
-    headers = ("", "plain decoding") if len(summaries) == 1 else ("", "speculation", "off", "ratio")
-    return Table(headers, body)
+    return Table(_headers(result), body)
+
+
+def _headers(result: SimulationResult) -> tuple[str, ...]:
+    return ("", _alone(result)) if len(result.runs) == 1 else ("", "speculation", "off", "ratio")
+
+
+def _alone(result: SimulationResult) -> str:
+    return "plain decoding" if result.main.variant == "plain" else result.main.variant
+
+
+def _variant(variant: str) -> str:
+    return "off" if variant == "plain" else variant
 
 
 Show = Callable[[float], str]
@@ -109,7 +255,7 @@ def _metrics(summaries: Sequence[Summary]) -> list[tuple[str, list[float], Show]
     add("output tokens/s per GPU", "tokens_per_s_per_gpu", _rate)
     add("requests/s", "requests_per_s", _rate)
     add("goodput, requests/s", "goodput_per_s", _rate)
-    add("goodput, share of finished", "good_share", _share)
+    add("good, share of requests", "good_share", _share)
     add("GPU busy", "gpu_busy_share", _share)
     add("HBM bandwidth, of datasheet's peak", "bandwidth_share", _share)
     add("FLOP/s, of datasheet's peak", "flop_share", _share)
@@ -117,7 +263,13 @@ def _metrics(summaries: Sequence[Summary]) -> list[tuple[str, list[float], Show]
     add("running per replica, most", "most_running", _count)
     add("KV cache filled while busy, mean", "kv_occupancy_mean", _share)
     add("KV cache filled, most", "kv_occupancy_most", _share)
+    add("waiting per replica, most", "most_waiting", _count)
+    add("prompt tokens found in the cache", "cached_share", _share)
     add("preemptions", "preemptions", _count)
+    if any(s.swaps for s in summaries):
+        add("of these by swap", "swaps", _count)
+    if any(s.retries for s in summaries):
+        add("retries after a failure", "retries", _count)
     add("acceptance length, tokens/round", "tokens_per_round", lambda v: _finite(v, ".2f"))
     add("acceptance rate, accepted/drafted", "acceptance_rate", _share)
     add("drafted tokens", "drafted_tokens", _count)

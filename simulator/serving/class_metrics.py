@@ -17,6 +17,8 @@ from simulator.slo import Slo
 
 TOO_LARGE = "larger than the KV cache"
 """Why a request is rejected on arrival: prompt, output and look-ahead slots would not fit the pool even alone."""
+UNFINISHED = "unfinished"
+"""Of requests without an end, where the simulation itself was interrupted."""
 ENDS: Mapping[int, str] = {
     state.FINISHED: "finished",
     state.REJECTED: TOO_LARGE,
@@ -24,11 +26,11 @@ ENDS: Mapping[int, str] = {
     state.TIMED_OUT: "timed out",
     state.CANCELLED: "cancelled",
     state.ABANDONED: "abandoned",
-    state.WAITING: "unfinished",
-    state.RUNNING: "unfinished",
-    state.HANDED_OVER: "unfinished",
+    state.WAITING: UNFINISHED,
+    state.RUNNING: UNFINISHED,
+    state.HANDED_OVER: UNFINISHED,
 }
-"""How requests end, in words; unfinished only where the simulation itself was interrupted."""
+"""How requests end, in words."""
 END_NAMES = tuple(dict.fromkeys(ENDS.values()))
 
 
