@@ -244,7 +244,7 @@ class Replica:
         sequence.emitted_tokens = min(kept + 1, sequence.left_tokens)
 
     def _seconds(self, batch: list[Sequence], swapped_tokens: int) -> float:
-        """Seconds of a step = pass of the target + passes of the drafter + swap + host, or the host's beside the rest."""
+        """Seconds of a step: the GPU's (target, drafter, swap) and the host's, part of which may run beside them."""
         settings, counters = self.settings, self.counters
         decoding = [s for s in batch if not s.inside_prompt]
         prompts = len(decoding) < len(batch)
@@ -276,12 +276,15 @@ class Replica:
             draft_s = self.drafter.seconds(batch, counters)
         swap_s = settings.swap_s_per_token * swapped_tokens
         gpu_s = target_s + draft_s + swap_s
-        seconds: float = gpu_s + host_s
+        # Host work that an overlapped schedule does beside the GPU's, right after another step.
+        hidden_s = settings.host_hidden_step_s + settings.host_hidden_per_sequence_s * len(batch)
         if settings.overlap and self.in_flight:
-            seconds = max(gpu_s, host_s)
+            seconds: float = host_s + max(gpu_s, hidden_s)
+        else:
+            seconds = host_s + (gpu_s + hidden_s)
         counters.busy_s += seconds
         counters.draft_s += draft_s
-        counters.host_s += host_s
+        counters.host_s += seconds - gpu_s
         counters.swap_s += swap_s
         return seconds
 
