@@ -29,7 +29,8 @@ TOTALS = ("prompt_tokens", "output_tokens", "cached_tokens", "recomputed_tokens"
 
 ENDED = (state.FINISHED, state.REJECTED, state.REFUSED, state.TIMED_OUT, state.CANCELLED)
 """How a request that did arrive can end."""
-_HAS_ENDED = np.isin(np.arange(len(state.STATUS)), ENDED)
+HAS_ENDED = np.isin(np.arange(len(state.STATUS)), ENDED)
+"""By status, whether it is one of `ENDED`."""
 
 
 class Outcomes:
@@ -45,7 +46,7 @@ class Outcomes:
         self.ttft_s: FloatArray = np.full(n, np.nan)
         """First token − arrival, of finished requests."""
         self.stay_s: FloatArray = np.full(n, np.nan)
-        """End − arrival of whoever ended, however; for finished requests this is E2E."""
+        """End − arrival of whoever ended, however (0 if rejected); for finished requests this is E2E."""
         self.output_tokens: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
         self.status: NDArray[np.int8] = np.zeros(n, dtype=np.int8)
         self.class_of: NDArray[np.int16] = np.zeros(n, dtype=np.int16)
@@ -81,10 +82,12 @@ class Outcomes:
         status, class_of = block["status"], block["class_of"]
         arrival_s, stay_s = block["arrival_s"].copy(), block["finish_s"] - block["arrival_s"]
         ttft_s, queue_s = block["first_token_s"] - arrival_s, block["scheduled_s"] - arrival_s
+        # Whoever is rejected leaves as it comes, and its record has no time of that.
+        stay_s[status == state.REJECTED] *= 0.0
         finished = status == state.FINISHED
         done = block if finished.all() else block[finished]
         if len(done) < len(block):
-            stay_s[~_HAS_ENDED[status]] = np.nan
+            stay_s[~HAS_ENDED[status]] = np.nan
             ttft_s[~finished] = np.nan
             queue_s[~finished] = np.nan
         self.arrival_s[place], self.stay_s[place] = arrival_s, stay_s

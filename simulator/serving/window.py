@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.serving import state
-from simulator.serving.outcomes import BoolArray, FloatArray, Outcomes
+from simulator.serving.outcomes import HAS_ENDED, BoolArray, FloatArray, Outcomes
 from simulator.slo import Slo
 
 ARRIVALS, WHOLE_RUN = "arrivals", "whole run"
@@ -98,7 +98,7 @@ def tally(outcomes: Outcomes, window: Window, slos: Sequence[Slo]) -> Tally:
     for here in slices(len(outcomes)):
         status, class_of = outcomes.status[here], outcomes.class_of[here].astype(np.int64)
         arrival_s, end_s = outcomes.arrival_s[here], outcomes.arrival_s[here] + outcomes.stay_s[here]
-        ended, met = ~np.isnan(end_s), meets(outcomes, slos, here)
+        ended, met = HAS_ENDED[status], meets(outcomes, slos, here)
         inside = (end_s >= window.start_s) & (end_s <= window.end_s)
         measured, served = ended & outcomes.measured[here], inside & (status == state.FINISHED)
         found.ends += np.bincount(class_of * _KINDS + status, minlength=k * _KINDS).reshape(k, _KINDS)

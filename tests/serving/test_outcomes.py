@@ -52,6 +52,18 @@ def test_times_are_those_of_finished_requests():
     assert found.stay_s[2] == 2.0
 
 
+def test_whoever_is_rejected_leaves_as_it_comes():
+    """Its record has no time of that; a later turn that never came has no arrival either."""
+    requests = records((7.0, 0.0, 0.0, 0.0, 9), (np.nan, 0.0, 0.0, 0.0, 9), (8.0, 8.0, 9.0, 9.5, 2))
+    requests["status"][:2] = state.REJECTED
+    found = Outcomes.of(requests)
+    assert found.stay_s[0] == 0.0
+    assert np.isnan(found.stay_s[1])
+    shown = summary(requests)
+    assert (shown.makespan_s, shown.requests) == (2.5, {"finished": 1, "larger than the KV cache": 2})
+    assert shown.good_share == pytest.approx(1 / 3)
+
+
 def test_totals_are_those_of_finished_requests():
     requests = random_records(20_000, classes=3)
     found = Outcomes.of(requests)
