@@ -1,156 +1,268 @@
-"""Which requests run in the next step, under a paged KV cache; blocks, admission and preemption are vLLM V1's.
+"""Which requests run in the next step, under a paged KV cache: vLLM V1's rules, or prompts first.
 
-Batches are mixed (vLLM V1): those running, in order, each with its round or its prompt's next chunk, then admission. Or
-prompts go first (vLLM V0, SGLang, the reference decoder): as long as there is a prompt to compute and room for it, a step
-computes prompts only, then one step is a round of all that decode.
-
-Compiled with the step loop that calls it (`replica`); arrays are those of `state`.
+Compiled with the step loop that calls it (`replica`); rules: docs/engine-rules.md, in this order.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from simulator.serving.compiled import compiled
-from simulator.serving.luck import drafts_of
-from simulator.serving.state import NO_DRAFTER, RUNNING
+from simulator.serving.compiled import compiled, compiled_apart
+from simulator.serving.kv_cache import (
+    blocks_for,
+    blocks_left,
+    enter_full,
+    found_blocks,
+    free_blocks,
+    give_back,
+    hold_found,
+    take,
+)
+from simulator.serving.line import first_fresh, place_on_stack, stack_goes_first, start_fresh
+from simulator.serving.luck import absorbed, drafts_of
+from simulator.serving.record import load_slot, note, store_slot
+from simulator.serving.state import ADMITTED, NO_DRAFTER, PREEMPTED_, RUNNING
 
 
-@compiled
-def blocks_for(tokens: int, block_tokens: int) -> int:
-    """KV blocks that hold `tokens`."""
-    return (tokens + block_tokens - 1) // block_tokens
-
-
-@compiled
-def preempt_youngest(config: Any, replica: Any, requests: Any, slots: Any, stack: Any) -> None:
-    """Takes the last running sequence off the GPU; it resumes before anything new is admitted.
+@compiled_apart
+def preempt_last(
+    config: Any, replica: Any, requests: Any, slots: Any, stack: Any, blocks: Any, pieces: Any, record: Any
+) -> int:
+    """Takes the last running sequence off the GPU; returns the tokens that its step would have had.
 
     Its blocks join the end of the queue of free ones, the start of the sequence last, so that it is overwritten last.
     """
     last = replica.running - 1
     slot = slots[last]
     request = requests[slot.request]
+    tokens = slot.step_tokens
+    store_slot(slot, request)
     request.preemptions += 1
-    request.recomputed_tokens += slot.computed_tokens
     replica.preemptions += 1
-    replica.used_blocks -= slot.blocks
-    replica.freed_blocks += slot.blocks
-    preempted = stack[replica.stacked]
+    if slot.computed_tokens < slot.goal_tokens:
+        replica.prompts -= 1
+    held = blocks_for(config, slot.computed_tokens)
+    swaps = 0 < slot.computed_tokens and replica.swapped_blocks + held <= config.swap_blocks
+    preempted = place_on_stack(replica, stack, slot.order, slot.rank)
     preempted.request = slot.request
-    preempted.full_blocks = slot.computed_tokens // config.block_tokens if config.prefix_caching else 0
+    preempted.order = slot.order
+    preempted.rank = slot.rank
+    preempted.full_blocks = 0
+    preempted.swapped_tokens = 0
+    give_back(config, replica, blocks, slot, request, pieces)
     preempted.freed_blocks = replica.freed_blocks
-    preempted.rounds = slot.rounds
-    replica.stacked += 1
+    if swaps:
+        preempted.swapped_tokens = slot.computed_tokens
+        replica.swapped_blocks += held
+        replica.swaps += 1
+        replica.step_swap_tokens += slot.computed_tokens
+    else:
+        request.recomputed_tokens += slot.computed_tokens
+        if config.prefix_caching == 1 and config.shares == 0:
+            preempted.full_blocks = slot.computed_tokens // config.block_tokens
+    note(record, replica, replica.clock_s, PREEMPTED_, slot.request, 1 if swaps else 0)
+    slot.step_tokens = 0
     replica.running = last
+    return int(tokens)
 
 
 @compiled
-def blocks_left(config: Any, replica: Any, preempted: Any) -> int:
-    """Blocks of a preempted sequence that nobody has overwritten since.
+def makes_room(
+    config: Any, replica: Any, requests: Any, slots: Any, stack: Any, blocks: Any, pieces: Any, record: Any, i: int,
+    wanted: int,
+) -> int:  # fmt: skip
+    """Preempts from the end of the line until sequence `i` can have `wanted` blocks, itself in the end; returns the tokens
+    that those had in this step."""
+    given_up = 0
+    while wanted - slots[i].blocks > free_blocks(config, replica):
+        given_up += preempt_last(config, replica, requests, slots, stack, blocks, pieces, record)
+        if replica.running == i:
+            break
+    return given_up
 
-    Free blocks are taken first in, first out. `freed_blocks` counts those that ever joined that queue; all but the last
-    total − used of them were taken again.
-    """
-    taken = replica.freed_blocks - (config.total_blocks - replica.used_blocks)
-    return min(preempted.full_blocks, max(0, preempted.freed_blocks - taken))
 
-
-@compiled
-def schedule(config: Any, replica: Any, requests: Any, slots: Any, queue: Any, stack: Any, luck: Any) -> None:
+@compiled_apart
+def schedule(
+    config: Any, replica: Any, requests: Any, slots: Any, links: Any, stack: Any, blocks: Any, pieces: Any, luck: Any,
+    record: Any,
+) -> None:  # fmt: skip
     """Gives every running sequence its tokens of the next step (maybe none), after preemption and admission."""
     preemptions = replica.preemptions
-    mixed = config.prefill_first == 0
-    budget, prompts = schedule_running(config, replica, requests, slots, stack, luck, True, mixed)
+    replica.budget = config.max_batched_tokens
+    replica.step_swap_tokens = replica.step_prompts = 0
+    if config.prefill_first == 0:
+        schedule_decode(config, replica, requests, slots, stack, blocks, pieces, luck, record)
+    if replica.prompts > 0:
+        schedule_prompts(config, replica, requests, slots, stack, blocks, pieces, record)
     if replica.preemptions == preemptions:  # nobody joins in the step that just made room the hard way
-        budget = admit(config, replica, requests, slots, queue, stack, budget, config.prompts_per_pass - prompts)
-    if not mixed and budget == config.max_batched_tokens:
-        schedule_running(config, replica, requests, slots, stack, luck, False, True)
+        admit(config, replica, requests, slots, links, stack, blocks, pieces, record)
+    if config.prefill_first == 1 and replica.budget == config.max_batched_tokens:
+        schedule_decode(config, replica, requests, slots, stack, blocks, pieces, luck, record)
 
 
 @compiled
-def schedule_running(
-    config: Any, replica: Any, requests: Any, slots: Any, stack: Any, luck: Any, with_prompts: bool, with_rounds: bool
-) -> tuple[int, int]:
-    """Steps 1 and 2: running sequences in the order in which they joined, those inside their prompts, those past them, or
-    both; returns the token budget that is left and how many prompts take part.
-    """
-    budget = config.max_batched_tokens
-    prompts = 0
+def schedule_decode(
+    config: Any, replica: Any, requests: Any, slots: Any, stack: Any, blocks: Any, pieces: Any, luck: Any, record: Any
+) -> None:
+    """a: sequences past their prompts, each with its round."""
     i = 0
     while i < replica.running:
         slot = slots[i]
-        slot.step_tokens = 0
-        tokens = 0
-        inside = slot.computed_tokens < slot.goal_tokens
-        if inside:
-            if with_prompts:
-                tokens = min(slot.goal_tokens - slot.computed_tokens, budget, config.prefill_chunk_tokens)
-        elif with_rounds:
-            tokens = 1
-            if config.drafter != NO_DRAFTER:
-                tokens += drafts_of(config, luck, slot, requests[slot.request].generated_tokens)
-        if tokens == 0 or tokens > budget:
-            i += 1
-            continue
-        needed = blocks_for(slot.computed_tokens + tokens, config.block_tokens) - slot.blocks
-        while needed > config.total_blocks - replica.used_blocks and replica.running > i + 1:
-            preempt_youngest(config, replica, requests, slots, stack)
-        if needed > config.total_blocks - replica.used_blocks:
-            preempt_youngest(config, replica, requests, slots, stack)
-            break
-        if needed > 0:
-            slot.blocks += needed
-            replica.used_blocks += needed
-        slot.step_tokens = tokens
-        budget -= tokens
-        prompts += 1 if inside else 0
         i += 1
-    return budget, prompts
+        if slot.computed_tokens < slot.goal_tokens:
+            continue
+        tokens = 1
+        if config.drafter != NO_DRAFTER:
+            tokens += drafts_of(config, luck, slot, slot.generated_tokens)
+        if tokens > replica.budget:
+            continue
+        wanted = blocks_for(config, slot.computed_tokens + tokens)
+        if wanted > slot.blocks:
+            replica.budget += makes_room(config, replica, requests, slots, stack, blocks, pieces, record, i - 1, wanted)
+            if replica.running == i - 1:
+                break
+            take(config, replica, blocks, slot, wanted)
+        enter_full(config, blocks, slot, requests[slot.request], pieces, slot.computed_tokens + 1)
+        slot.step_tokens = tokens
+        replica.budget -= tokens
+
+
+@compiled
+def schedule_prompts(
+    config: Any, replica: Any, requests: Any, slots: Any, stack: Any, blocks: Any, pieces: Any, record: Any
+) -> None:
+    """b: prompts that have begun, each with its next chunk."""
+    prompts = i = 0
+    while i < replica.running and replica.budget > 0 and prompts < config.prompts_per_pass:
+        slot = slots[i]
+        i += 1
+        if slot.computed_tokens >= slot.goal_tokens:
+            continue
+        tokens = min(slot.goal_tokens - slot.computed_tokens, replica.budget, config.prefill_chunk_tokens)
+        wanted = blocks_for(config, slot.computed_tokens + tokens)
+        replica.budget += makes_room(config, replica, requests, slots, stack, blocks, pieces, record, i - 1, wanted)
+        if replica.running == i - 1:
+            break
+        take(config, replica, blocks, slot, wanted)
+        enter_full(config, blocks, slot, requests[slot.request], pieces, slot.computed_tokens + tokens)
+        slot.step_tokens = tokens
+        replica.budget -= tokens
+        prompts += 1
+    replica.step_prompts = prompts
+
+
+@compiled
+def fits(config: Any, replica: Any, goal: int, found: int, idle: int) -> bool:
+    """Whether all of a request's tokens would fit the free blocks, `found` of them there already, `idle` of these free."""
+    spare = config.watermark_blocks if replica.running > 0 else 0
+    return bool(blocks_for(config, goal) - found + idle + spare <= free_blocks(config, replica))
 
 
 @compiled
 def admit(
-    config: Any, replica: Any, requests: Any, slots: Any, queue: Any, stack: Any, budget: int, prompts: int
-) -> int:
-    """Step 3, up to `prompts` of them; returns the budget that is left. All of a prompt must fit the free blocks, though
-    only those of its first chunk are taken now.
-    """
-    while budget > 0 and prompts > 0 and replica.running < config.max_sequences:
-        if replica.stacked > 0:
-            index = stack[replica.stacked - 1].request
-        elif replica.admitted < replica.arrived:
-            index = queue[replica.admitted]
-        else:
-            break
+    config: Any, replica: Any, requests: Any, slots: Any, links: Any, stack: Any, blocks: Any, pieces: Any, record: Any
+) -> None:
+    """c: who waits joins, while budget, prompts, sequences and blocks allow. All of a prompt must fit the free blocks, though
+    only those of its first chunk are taken now."""
+    while (
+        replica.budget > 0
+        and replica.step_prompts < config.prompts_per_pass
+        and replica.running < config.max_sequences
+        and replica.fresh + replica.stacked > 0
+    ):
+        fresh = first_fresh(config, replica, requests, links)
+        resumes = stack_goes_first(replica, requests, links, stack, fresh)
+        index = stack[replica.stacked - 1].request if resumes else fresh
         request = requests[index]
         goal = request.prompt_tokens + request.generated_tokens
-        spare = config.watermark_blocks if replica.running > 0 else 0
-        if blocks_for(goal, config.block_tokens) + spare > config.total_blocks - replica.used_blocks:
-            break
-        found = rounds = 0
-        if replica.stacked > 0:
+        computed = stack[replica.stacked - 1].swapped_tokens if resumes else request.carried_tokens
+        found = idle = 0
+        if computed == 0 and config.shares == 1:
+            found, idle = found_blocks(config, blocks, request, pieces, goal)
+        elif computed == 0 and resumes:
             found = blocks_left(config, replica, stack[replica.stacked - 1])
-            rounds = stack[replica.stacked - 1].rounds
-            # They leave the queue of free blocks. Whoever else is stacked was preempted before, so stands further ahead in
-            # that queue and keeps its place.
-            replica.freed_blocks -= found
-            request.recomputed_tokens -= found * config.block_tokens
-            replica.stacked -= 1
+            idle = found
+        if not fits(config, replica, goal, found, idle):
+            break
+        place = place_of(replica, slots, requests, links, index)
+        slot = slots[place]
+        begin(config, replica, blocks, slot, request, links, index, goal)
+        if config.shares == 1:
+            hold_found(config, replica, blocks, slot, request, pieces, found)
+        elif found > 0:
+            leave_queue(replica, stack, found)
+            replica.used_blocks += found
+            slot.blocks = found
+        computed = max(computed, found * config.block_tokens)
+        if resumes:
+            resume(config, replica, stack, request, found)
         else:
-            replica.admitted += 1
-            request.scheduled_s = replica.clock_s
-        request.status = RUNNING
-        slot = slots[replica.running]
-        slot.request = index
-        slot.computed_tokens = found * config.block_tokens
-        slot.goal_tokens = goal
-        slot.step_tokens = min(goal - slot.computed_tokens, budget, config.prefill_chunk_tokens)
-        slot.blocks = blocks_for(slot.computed_tokens + slot.step_tokens, config.block_tokens)
-        slot.emitted_tokens = 0
-        slot.rounds = rounds
-        budget -= slot.step_tokens
-        prompts -= 1
-        replica.used_blocks += slot.blocks
-        replica.running += 1
-    return budget
+            start_fresh(config, replica, requests, links)
+            if request.retries == 0 and request.carried_tokens == 0:
+                request.scheduled_s = replica.clock_s
+                request.cached_tokens = computed
+                replica.cached_tokens += computed
+            request.carried_tokens = 0
+        slot.computed_tokens = computed
+        slot.step_tokens = min(goal - computed, replica.budget, config.prefill_chunk_tokens)
+        take(config, replica, blocks, slot, blocks_for(config, computed + slot.step_tokens))
+        enter_full(config, blocks, slot, request, pieces, computed + slot.step_tokens)
+        replica.budget -= slot.step_tokens
+        replica.step_prompts += 1
+        note(record, replica, replica.clock_s, ADMITTED, index, computed)
+
+
+@compiled
+def place_of(replica: Any, slots: Any, requests: Any, links: Any, index: int) -> int:
+    """Makes room among the running sequences at the place of request `index` in the order; returns the place."""
+    rank, order = requests[index].rank, links.order[index]
+    place = replica.running
+    while place > 0 and (
+        slots[place - 1].rank > rank or (slots[place - 1].rank == rank and slots[place - 1].order > order)
+    ):
+        slots[place] = slots[place - 1]
+        place -= 1
+    replica.running += 1
+    return int(place)
+
+
+@compiled
+def begin(config: Any, replica: Any, blocks: Any, slot: Any, request: Any, links: Any, index: int, goal: int) -> None:
+    """A sequence without blocks yet for request `index`."""
+    request.status = RUNNING
+    load_slot(slot, request)
+    slot.request = index
+    slot.order = links.order[index]
+    slot.rank = request.rank
+    slot.goal_tokens = goal
+    slot.emitted_tokens = 0
+    slot.blocks = 0
+    slot.keyed = 0
+    if config.drafter != NO_DRAFTER:
+        slot.luck = absorbed(absorbed(0, config.seed), index)
+    if config.shares == 1:
+        replica.free_rows -= 1
+        slot.row = blocks.rows[replica.free_rows]
+    replica.prompts += 1
+
+
+@compiled
+def leave_queue(replica: Any, stack: Any, found: int) -> None:
+    """The top of the stack finds `found` blocks again: they leave the queue of free ones, and what stood behind moves up."""
+    freed = stack[replica.stacked - 1].freed_blocks
+    replica.freed_blocks -= found
+    for i in range(replica.stacked - 1):
+        if stack[i].freed_blocks > freed:
+            stack[i].freed_blocks -= found
+
+
+@compiled
+def resume(config: Any, replica: Any, stack: Any, request: Any, found: int) -> None:
+    """The top of the stack runs again."""
+    replica.stacked -= 1
+    swapped = stack[replica.stacked].swapped_tokens
+    if swapped > 0:
+        replica.swapped_blocks -= blocks_for(config, swapped)
+        replica.step_swap_tokens += swapped
+    else:
+        request.recomputed_tokens -= found * config.block_tokens

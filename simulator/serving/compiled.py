@@ -21,22 +21,46 @@ import numba
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SOURCES = (
-    "serving/compiled.py", "serving/batching.py", "serving/drafting.py", "serving/luck.py", "serving/passes.py",
-    "serving/replica.py", "serving/state.py", "cost/roofline.py", "cost/forward.py",
-    "operators.py", "randomness.py",
+    "serving/compiled.py", "serving/state.py", "serving/heap.py", "serving/kv_cache.py", "serving/line.py",
+    "serving/luck.py", "serving/passes.py", "serving/drafting.py", "serving/record.py", "serving/batching.py",
+    "serving/steady.py", "serving/replica.py", "serving/routing.py", "serving/pool.py",
+    "cost/roofline.py", "cost/forward.py", "operators.py", "randomness.py",
 )  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """`function`, compiled by numba on first call and cached; its plain Python stays at ``.py_func``."""
+    """`function`, compiled by numba on first call and cached, and inlined wherever compiled code calls it."""
+    # A call copies every array's descriptor (56 bytes and more), and a step's functions share a dozen.
+    return _compiled(function, inline=True)
+
+
+def compiled_apart(function: F) -> F:
+    """`function`, compiled likewise but called, not inlined: for what is large and seldom."""
+    return _compiled(function, inline=False)
+
+
+def entry(function: F) -> F:
+    """`function`, compiled likewise, for Python to call: the others have no way in from there, which halves their code."""
+    return _compiled(function, inline=False, from_python=True)
+
+
+def _compiled(function: F, *, inline: bool, from_python: bool = False) -> F:
     config: Any = numba.config
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_cache_folder())
     try:
-        # Inlined, because a call copies every array's descriptor (56 bytes and more), and a step's functions share a dozen.
-        return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
+        return cast(
+            F,
+            numba.njit(
+                cache=True,
+                error_model="numpy",
+                forceinline=inline,
+                no_cpython_wrapper=not from_python,
+                no_cfunc_wrapper=True,
+            )(function),
+        )
     finally:
         config.CACHE_DIR = before
 

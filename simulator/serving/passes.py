@@ -1,15 +1,19 @@
-"""One pass priced inside the step loop: tables by token count for everything but attention, whose kernels are timed by the
-function the analysis uses, on the sum of what the sequences ask of them.
+"""One pass priced inside the step loop: tables by token count for everything but attention.
+
+Attention kernels are timed by the function that the analysis uses, on the sum of what the sequences ask of them. Where all of
+them have the same number of new tokens, that function is evaluated once per batch size and `KNOT_TOKENS` of context, and
+interpolated between: one division instead of a dozen and four powers.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 from simulator.cost import roofline
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.operators import attention_pairs, kv_tokens_read
-from simulator.serving.compiled import compiled
+from simulator.serving.compiled import compiled, compiled_apart
 
 attention_time = compiled(roofline.attention_time)
 one_kernel = compiled(roofline.one_kernel)
@@ -20,31 +24,40 @@ kv_read = compiled(kv_tokens_read)
 LAYERS, WINDOW, KV_BYTES, DECODE_FLOP, PREFILL_FLOP = 0, 1, 2, 3, 4
 # Columns of `loads`: what the attention kernels of one kind have to do in this step.
 KV_TOKENS, PAIRS, PREFILL_KV_TOKENS, PREFILL_PAIRS = 0, 1, 2, 3
+# Rows of `counts`: sequences and tokens of the decode kernel, then of the prefill kernel.
+KNOT_TOKENS = 64.0
+
+
+class Tables(NamedTuple):
+    """`cost.forward.FastTables` of one model as the loop reads them."""
+
+    linear: Any
+    """Seconds, bytes, FLOP of all but attention and LM head: [without prompts, with; 3; tokens]."""
+    head: Any
+    """[3, rows]."""
+    extra_host_s: Any
+    """[without prompts, with; tokens]."""
+    kinds: Any
+    """[kinds, 5]."""
+    rates: Any
+    """Decode and prefill kernel, records of `AttentionRates`' fields [2]."""
+    knots: Any
+    """Seconds of one layer's attention by new tokens − 1, sequences and multiples of `KNOT_TOKENS`; 0 where not evaluated yet
+    [γ + 1, sequences + 1, contexts]."""
+    pipeline: Any
+    """Stages [1]."""
 
 
 @compiled
-def attention_step(kinds: Any, loads: Any, counts: Any, rates: Any, prefill_rates: Any, replica: Any) -> float:
-    """Seconds of all attention kernels of a pass; adds their bytes and FLOP to the replica's."""
-    seconds = 0.0
-    together = one_kernel(counts[0], counts[1], counts[2], prefill_rates)
-    short_rates = prefill_rates if together else rates
-    # What shares a launch pays for it once.
-    saved_s = prefill_rates.t0_s if together and counts[2] > 0.0 else 0.0
-    for k in range(kinds.shape[0]):
-        layers = kinds[k, LAYERS]
-        if counts[0] > 0.0:
-            kv_bytes = loads[k, KV_TOKENS] * kinds[k, KV_BYTES]
-            flop = loads[k, PAIRS] * kinds[k, DECODE_FLOP]
-            seconds += layers * (attention_time(counts[0], counts[1], kv_bytes, flop, short_rates)[0] - saved_s)
-            replica.hbm_bytes += layers * kv_bytes
-            replica.flop += layers * flop
-        if counts[2] > 0.0:
-            kv_bytes = loads[k, PREFILL_KV_TOKENS] * kinds[k, KV_BYTES]
-            flop = loads[k, PREFILL_PAIRS] * kinds[k, PREFILL_FLOP]
-            seconds += layers * attention_time(counts[2], counts[3], kv_bytes, flop, prefill_rates)[0]
-            replica.hbm_bytes += layers * kv_bytes
-            replica.flop += layers * flop
-    return seconds
+def micro_batches(tables: Any, sequences: int) -> int:
+    """Parts into which a pipeline cuts a pass of `sequences`."""
+    return int(min(tables.pipeline[0], max(1, sequences)))
+
+
+@compiled
+def part(amount: int, parts: int) -> int:
+    """Tokens of the largest part."""
+    return int((amount + parts - 1) // parts)
 
 
 @compiled
@@ -59,9 +72,103 @@ def add_load(kinds: Any, loads: Any, counts: Any, tokens: int, cached: int) -> N
 
 
 @compiled
-def linear_step(linear: Any, head: Any, tokens: int, rows: int, replica: Any) -> float:
-    """Seconds of everything but attention for `tokens` tokens and `rows` of logits."""
-    replica.hbm_bytes += linear[1, tokens] + head[1, rows]
-    replica.flop += linear[2, tokens] + head[2, rows]
+def one_layer(
+    kind: Any, kv_tokens: float, pairs: float, prefill_kv_tokens: float, prefill_pairs: float, counts: Any, rates: Any,
+    parts: float,
+) -> float:  # fmt: skip
+    """Seconds of the attention of one layer in one of `parts` micro-batches."""
+    seconds = 0.0
+    prefill_rates = rates[1]
+    together = one_kernel(counts[0], counts[1], counts[2], prefill_rates)
+    if counts[0] > 0.0:
+        # What shares a launch pays for it once.
+        saved_s = prefill_rates.t0_s if together and counts[2] > 0.0 else 0.0
+        short = rates[1] if together else rates[0]
+        kv_bytes = kv_tokens * kind[KV_BYTES] / parts
+        flop = pairs * kind[DECODE_FLOP] / parts
+        seconds += attention_time(counts[0] / parts, counts[1] / parts, kv_bytes, flop, short)[0] - saved_s
+    if counts[2] > 0.0:
+        kv_bytes = prefill_kv_tokens * kind[KV_BYTES] / parts
+        flop = prefill_pairs * kind[PREFILL_FLOP] / parts
+        seconds += attention_time(counts[2] / parts, counts[3] / parts, kv_bytes, flop, prefill_rates)[0]
+    return seconds
+
+
+@compiled_apart
+def attention_step(tables: Any, loads: Any, counts: Any, replica: Any) -> float:
+    """Seconds of all attention kernels of a pass on any batch; adds their bytes and FLOP to the replica's."""
+    seconds = 0.0
+    kinds = tables.kinds
+    parts = float(micro_batches(tables, int(counts[0] + counts[2])))
+    share = 1.0 / tables.pipeline[0]
+    for k in range(kinds.shape[0]):
+        kind = kinds[k]
+        seconds += kind[LAYERS] * one_layer(
+            kind, loads[k, KV_TOKENS], loads[k, PAIRS], loads[k, PREFILL_KV_TOKENS], loads[k, PREFILL_PAIRS], counts,
+            tables.rates, parts,
+        )  # fmt: skip
+        kv_tokens = loads[k, KV_TOKENS] + loads[k, PREFILL_KV_TOKENS]
+        flop = loads[k, PAIRS] * kind[DECODE_FLOP] + loads[k, PREFILL_PAIRS] * kind[PREFILL_FLOP]
+        replica.hbm_bytes += share * kind[LAYERS] * kv_tokens * kind[KV_BYTES]
+        replica.flop += share * kind[LAYERS] * flop
+    return seconds
+
+
+@compiled_apart
+def evaluate_knot(tables: Any, which: int, sequences: int, new_tokens: int, place: int, counts: Any) -> float:
+    """Fills one knot: `sequences` with `new_tokens` each on top of `place` · 64 cached ones, no window."""
+    counts[:] = 0.0
+    counts[0] = sequences
+    counts[1] = sequences * new_tokens
+    cached = place * KNOT_TOKENS
+    kv_tokens = sequences * kv_read(float(new_tokens), cached, math.inf)
+    pairs = sequences * pairs_of(float(new_tokens), cached, math.inf)
+    parts = float(micro_batches(tables, sequences))
+    seconds = one_layer(tables.kinds[0], kv_tokens, pairs, 0.0, 0.0, counts, tables.rates, parts)
+    tables.knots[which, sequences, place] = seconds
+    return float(seconds)
+
+
+@compiled
+def attention_alike(
+    tables: Any, sequences: int, new_tokens: int, cached: Any, ahead: float, counts: Any, replica: Any
+) -> float:
+    """Seconds of all attention kernels of a pass in which every sequence has `new_tokens`; adds bytes and FLOP.
+
+    `cached` holds Σ min(context, window − 1) by kind [kinds]; where there is no window `ahead` is added.
+    """
+    seconds = 0.0
+    kinds = tables.kinds
+    which = new_tokens - 1
+    width = KNOT_TOKENS * sequences
+    share = 1.0 / tables.pipeline[0]
+    for k in range(kinds.shape[0]):
+        kind = kinds[k]
+        context = cached[k] + (ahead if not math.isfinite(kind[WINDOW]) else 0.0)
+        x = context / width
+        place = int(x)
+        low, high = tables.knots[which, sequences, place], tables.knots[which, sequences, place + 1]
+        if low == 0.0:
+            low = evaluate_knot(tables, which, sequences, new_tokens, place, counts)
+        if high == 0.0:
+            high = evaluate_knot(tables, which, sequences, new_tokens, place + 1, counts)
+        seconds += kind[LAYERS] * (low + (high - low) * (x - place))
+        q = float(new_tokens)
+        kv_tokens = context + sequences * q
+        pairs = q * context + sequences * q * (0.5 * (q + 1.0))
+        replica.hbm_bytes += share * kind[LAYERS] * kv_tokens * kind[KV_BYTES]
+        replica.flop += share * kind[LAYERS] * pairs * kind[DECODE_FLOP]
+    return seconds
+
+
+@compiled
+def linear_step(tables: Any, mode: int, sequences: int, tokens: int, rows: int, replica: Any) -> float:
+    """Seconds of everything but attention for `tokens` tokens and `rows` of logits; adds bytes and FLOP."""
+    parts = micro_batches(tables, sequences)
+    tokens, rows = part(tokens, parts), part(rows, parts)
+    share = parts / tables.pipeline[0]
+    linear, head = tables.linear[mode], tables.head
+    replica.hbm_bytes += share * (linear[1, tokens] + head[1, rows])
+    replica.flop += share * (linear[2, tokens] + head[2, rows])
     seconds: float = linear[0, tokens] + head[0, rows]
     return seconds

@@ -1,16 +1,8 @@
 """One engine instance: continuous batching, paged KV, chunked prompts and speculative rounds as a compiled step loop.
 
-`advance` runs every step that starts before `until_s`. It touches arrays only (`state`), so it compiles as it stands and
-also runs as plain Python (``advance.py_func``), with the same results to the last bit. Between two calls the replica's
-future is fixed by what has been submitted, so it does not matter how time is cut into calls.
-
-A step, in this order (`batching` for the first three; with `prefill_first` a step does either 1 or 2 and 3):
-1. decode    every running sequence past its prompt gets 1 + γ tokens (γ drafts to verify) and KV blocks for all of them
-             (look-ahead slots); if blocks run out the youngest sequence is preempted and later recomputed;
-2. prefill   a prompt that has begun continues, as far as token budget and blocks reach;
-3. admit     waiting requests join, preempted ones first, then in order of arrival, while sequences, budget and KV allow;
-4. time      target pass + sampling + drafter (`drafting`) + host time of the engine;
-5. emit      the accepted drafts and the target's own token, all at the end of the step; rejected KV is rolled back.
+`advance` runs every step that starts before `until_s`. Between two calls the replica's future is fixed by what has been
+submitted, so it does not matter how time is cut into calls. What a boundary and a step do, in which order, is said in
+docs/engine-rules.md; `plain` is the same in readable Python and the specification of this.
 """
 
 from __future__ import annotations
@@ -18,147 +10,247 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from simulator.serving.batching import blocks_for, schedule
-from simulator.serving.compiled import compiled
-from simulator.serving.drafting import draft_after, draft_before
+from simulator.cost.forward import DECODE_QUERY_LIMIT
+from simulator.serving.batching import schedule
+from simulator.serving.compiled import compiled, compiled_apart
+from simulator.serving.drafting import add_cached, draft_after, draft_before, has_window
+from simulator.serving.kv_cache import blocks_for, give_back
+from simulator.serving.line import join, next_cancelled, next_overdue, next_ready_s
 from simulator.serving.luck import accepted_drafts
-from simulator.serving.passes import add_load, attention_step, linear_step
+from simulator.serving.passes import add_load, attention_alike, attention_step, linear_step, micro_batches, part
+from simulator.serving.record import count_gaps, leave, note, series_add, step_s, store_slot
 from simulator.serving.state import (
-    BUCKETS,
+    CANCELLED,
+    EMITTED,
     FINISHED,
-    GAP_BINS,
-    GAP_BINS_PER_E,
-    GAP_SHORTEST_S,
+    HANDED_OVER,
+    LEFT,
     MODEL_DRAFTER,
     NGRAM_DRAFTER,
     NO_DRAFTER,
+    REFUSED,
+    TIMED_OUT,
+    WAITING,
 )
+from simulator.serving.steady import can_run_steadily, run_steadily
 
 
-@compiled
-def series_add(replica: Any, series: Any, start_s: float, values: Any) -> None:
-    """Adds a step's figures to the bucket in which it began; when time outgrows the buckets they double in width."""
-    while start_s >= replica.bucket_s * BUCKETS:
-        for row in range(series.shape[0]):
-            for b in range(BUCKETS // 2):
-                series[row, b] = series[row, 2 * b] + series[row, 2 * b + 1]
-            series[row, BUCKETS // 2 :] = 0.0
-        replica.bucket_s *= 2.0
-    bucket = int(start_s / replica.bucket_s)
-    for row in range(series.shape[0]):
-        series[row, bucket] += values[row]
-
-
-@compiled
-def gap_bin(gap_s: float) -> int:
-    """Bin of the gap histogram."""
-    if gap_s <= GAP_SHORTEST_S:
-        return 0
-    return min(GAP_BINS - 1, int(math.log(gap_s / GAP_SHORTEST_S) * GAP_BINS_PER_E))
-
-
-@compiled
-def emit(config: Any, replica: Any, requests: Any, slots: Any, done: Any, gaps: Any, end_s: float) -> int:
-    """Step 5: tokens reach their users, rejected KV is rolled back, finished sequences leave. Returns how many finished."""
+@compiled_apart
+def emit(
+    pool: Any,
+    config: Any,
+    replica: Any,
+    requests: Any,
+    links: Any,
+    followers: Any,
+    slots: Any,
+    blocks: Any,
+    pieces: Any,
+    record: Any,
+) -> None:
+    """Tokens of the step that ended reach their users, rejected KV is rolled back, who is done leaves."""
     kept = 0
-    finished = 0
-    for i in range(replica.running):
+    end_s = replica.clock_s
+    running = replica.running
+    left_before = replica.left
+    for i in range(running):
         slot = slots[i]
-        request = requests[slot.request]
         if slot.computed_tokens < slot.goal_tokens:
             slot.computed_tokens += slot.step_tokens
+            if slot.computed_tokens >= slot.goal_tokens:
+                replica.prompts -= 1
         else:
             slot.computed_tokens += slot.emitted_tokens
-            # Rolled back to what is valid; the next step asks for its look-ahead slots anew.
-            blocks = blocks_for(slot.computed_tokens, config.block_tokens)
-            replica.used_blocks -= slot.blocks - blocks
-            slot.blocks = blocks
-        if slot.emitted_tokens > 0:
-            replica.emitted_tokens += slot.emitted_tokens
-            if request.generated_tokens == slot.emitted_tokens:
+        emitted = slot.emitted_tokens
+        slot.step_tokens = slot.emitted_tokens = 0
+        status = WAITING
+        if emitted > 0:
+            request = requests[slot.request]
+            slot.left_tokens -= emitted
+            slot.generated_tokens += emitted
+            replica.emitted_tokens += emitted
+            if slot.generated_tokens == emitted:
                 request.first_token_s = end_s
             else:
-                gap_s = end_s - request.last_token_s
-                request.chunks += 1
-                request.longest_gap_s = max(request.longest_gap_s, gap_s)
-                if request.measured == 1:
-                    gaps[gap_bin(gap_s)] += 1
-            request.last_token_s = end_s
-            slot.emitted_tokens = 0
-        slot.step_tokens = 0
-        if request.generated_tokens >= request.output_tokens:
-            request.finish_s = end_s
-            request.status = FINISHED
-            replica.used_blocks -= slot.blocks
-            replica.freed_blocks += slot.blocks
-            done[replica.finished + finished] = slot.request
-            finished += 1
+                gap_s = end_s - slot.last_token_s
+                slot.chunks += 1
+                slot.longest_gap_s = max(slot.longest_gap_s, gap_s)
+                if slot.measured == 1:
+                    count_gaps(replica, record, gap_s, 1)
+            slot.last_token_s = end_s
+            note(record, replica, end_s, EMITTED, slot.request, emitted)
+            if slot.left_tokens == 0:
+                status = FINISHED
+            elif config.prefill_only == 1:
+                status = HANDED_OVER
+        if status == WAITING:
+            if kept < i:
+                slots[kept] = slots[i]
+            kept += 1
+        else:
+            depart(pool, config, replica, requests, links, followers, slot, blocks, pieces, record, status)
+    replica.running = kept
+    replica.left_last = replica.left - left_before
+
+
+@compiled_apart
+def leave_finished(
+    pool: Any,
+    config: Any,
+    replica: Any,
+    requests: Any,
+    links: Any,
+    followers: Any,
+    slots: Any,
+    blocks: Any,
+    pieces: Any,
+    record: Any,
+) -> None:
+    """After a steady run: whoever has the whole answer leaves."""
+    kept = 0
+    left_before = replica.left
+    for i in range(replica.running):
+        slot = slots[i]
+        note(record, replica, replica.clock_s, EMITTED, slot.request, slot.emitted_tokens)
+        slot.emitted_tokens = 0
+        if slot.left_tokens == 0:
+            depart(pool, config, replica, requests, links, followers, slot, blocks, pieces, record, FINISHED)
         else:
             if kept < i:
                 slots[kept] = slots[i]
             kept += 1
     replica.running = kept
-    replica.finished += finished
-    return finished
+    replica.left_last = replica.left - left_before
+    replica.finishing = 0
+
+
+@compiled_apart
+def depart(
+    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, blocks: Any, pieces: Any,
+    record: Any, status: int,
+) -> None:  # fmt: skip
+    """A running sequence gives back its blocks and leaves with `status`."""
+    give_back(config, replica, blocks, slot, requests[slot.request], pieces)
+    store_slot(slot, requests[slot.request])
+    note(record, replica, replica.clock_s, LEFT, slot.request, status)
+    leave(pool, replica, requests, links, followers, slot.request, status, replica.clock_s)
+
+
+@compiled_apart
+def cancel(
+    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any, blocks: Any,
+    pieces: Any, record: Any, index: int,
+) -> None:  # fmt: skip
+    """A request whose user has given up leaves from wherever it is."""
+    if requests[index].status == WAITING:
+        replica.fresh -= 1
+        note(record, replica, replica.clock_s, LEFT, index, CANCELLED)
+        leave(pool, replica, requests, links, followers, index, CANCELLED, replica.clock_s)
+        return
+    for i in range(replica.running):
+        if slots[i].request == index:
+            if slots[i].computed_tokens < slots[i].goal_tokens:
+                replica.prompts -= 1
+            depart(pool, config, replica, requests, links, followers, slots[i], blocks, pieces, record, CANCELLED)
+            for j in range(i + 1, replica.running):
+                slots[j - 1] = slots[j]
+            replica.running -= 1
+            return
+    for i in range(replica.stacked):
+        if stack[i].request == index:
+            if stack[i].swapped_tokens > 0:
+                replica.swapped_blocks -= blocks_for(config, stack[i].swapped_tokens)
+            for j in range(i + 1, replica.stacked):
+                stack[j - 1] = stack[j]
+            replica.stacked -= 1
+            break
+    note(record, replica, replica.clock_s, LEFT, index, CANCELLED)
+    leave(pool, replica, requests, links, followers, index, CANCELLED, replica.clock_s)
 
 
 @compiled
-def step(
-    config: Any, replica: Any, requests: Any, slots: Any, queue: Any, stack: Any, done: Any, target: Any,
-    draft: Any, luck: Any, gaps: Any, series: Any, scratch: Any,
-) -> int:  # fmt: skip
-    """One engine step from schedule to emission; returns how many requests finished in it."""
-    loads, draft_loads, counts, values = scratch
-    linear, head, kinds, decode_rates, prefill_rates = target
-    schedule(config, replica, requests, slots, queue, stack, luck)
+def draw(config: Any, replica: Any, slots: Any, luck: Any) -> tuple[int, int, int]:
+    """What every sequence will have at the end of the step: `slot.emitted_tokens`, and what its drafts came to.
 
-    loads[:] = 0.0
-    counts[:] = 0.0
-    tokens = rows = sequences = emitted = prompt_tokens = 0
-    drafted = accepted = rounds = decoding = 0
+    Returns (drafted, accepted, sequences that verified drafts).
+    """
+    drafted = accepted = rounds = 0
     for i in range(replica.running):
         slot = slots[i]
         q = slot.step_tokens
         slot.emitted_tokens = 0
         if q == 0:
             continue
-        tokens += q
-        sequences += 1
-        request = requests[slot.request]
-        add_load(kinds, loads, counts, q, slot.computed_tokens)
-        if slot.computed_tokens >= slot.goal_tokens:
-            decoding += 1
-            rows += q
-            left = request.output_tokens - request.generated_tokens
-            kept = 0
-            if q > 1:
-                kept = accepted_drafts(config, luck, slot, request.generated_tokens, q - 1)
-                used = min(kept, left)
-                request.rounds += 1
-                request.drafted_tokens += q - 1
-                request.accepted_tokens += used
-                rounds += 1
-                drafted += q - 1
-                accepted += used
+        if slot.computed_tokens < slot.goal_tokens:
+            slot.emitted_tokens = 1 if slot.computed_tokens + q == slot.goal_tokens else 0
+            continue
+        kept = 0
+        if q > 1:
+            kept = accepted_drafts(config, luck, slot, slot.generated_tokens, q - 1)
+            used = min(kept, slot.left_tokens)
             slot.rounds += 1
-            slot.emitted_tokens = min(kept + 1, left)
-        else:
-            prompt_tokens += q
-            if slot.computed_tokens + q == slot.goal_tokens:
-                rows += 1
-                slot.emitted_tokens = 1
-        request.generated_tokens += slot.emitted_tokens
-        emitted += slot.emitted_tokens
+            slot.drafted_tokens += q - 1
+            slot.accepted_tokens += used
+            rounds += 1
+            drafted += q - 1
+            accepted += used
+        slot.decode_rounds += 1
+        slot.emitted_tokens = min(kept + 1, slot.left_tokens)
+    return drafted, accepted, rounds
 
+
+@compiled_apart
+def step(
+    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any, blocks: Any,
+    pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any,
+) -> None:  # fmt: skip
+    """One engine step from schedule to emission."""
+    loads, draft_loads, counts, cached, draft_cached = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    schedule(config, replica, requests, slots, links, stack, blocks, pieces, luck, record)
+    drafted, accepted, rounds = draw(config, replica, slots, luck)
+
+    loads[:] = 0.0
+    counts[:] = 0.0
+    cached[:] = 0.0
+    padded = config.padded == 1 and rounds > 0
+    tokens = rows = sequences = emitted = prompt_tokens = decoding = 0
+    alike = True
+    width = 0
+    for i in range(replica.running):
+        slot = slots[i]
+        q = slot.step_tokens
+        if q == 0:
+            continue
+        sequences += 1
+        emitted += slot.emitted_tokens
+        if slot.computed_tokens < slot.goal_tokens:
+            prompt_tokens += q
+            rows += slot.emitted_tokens
+            alike = False
+        else:
+            decoding += 1
+            if padded:
+                q = config.gamma + 1
+            rows += q
+            alike = alike and width in (0, q)
+            width = q
+            add_cached(target.kinds, cached, slot.computed_tokens)
+        tokens += q
+        add_load(target.kinds, loads, counts, q, slot.computed_tokens)
+
+    mode = 1 if prompt_tokens > 0 else 0
     flop_before = replica.flop
-    seconds = linear_step(linear, head, tokens, rows, replica)
-    seconds += attention_step(kinds, loads, counts, decode_rates, prefill_rates, replica)
+    gpu_s = linear_step(target, mode, sequences, tokens, rows, replica)
+    alike = alike and width <= DECODE_QUERY_LIMIT and (width == 1 or not has_window(target.kinds))
+    if alike:
+        gpu_s += attention_alike(target, sequences, width, cached, 0.0, counts, replica)
+    else:
+        gpu_s += attention_step(target, loads, counts, replica)
     if rows > 0:
         # Rejected drafts' share of the pass: their part of its FLOP.
         replica.wasted_flop += (replica.flop - flop_before) * (drafted - accepted) / tokens
     host_s = config.host_step_s + config.host_per_sequence_s * sequences
+    host_s += target.extra_host_s[mode, part(tokens, micro_batches(target, sequences))]
     if config.drafter != NO_DRAFTER and rounds > 0:
         host_s += config.host_speculative_round_s
     if config.drafter == NGRAM_DRAFTER:
@@ -166,72 +258,118 @@ def step(
     draft_s = 0.0
     if config.drafter == MODEL_DRAFTER:
         if config.draft_first == 1:
-            draft_s = draft_before(config, replica, slots, draft, draft_loads, counts)
+            draft_s = draft_before(config, replica, slots, draft, draft_loads, counts, draft_cached)
         else:
-            draft_s = draft_after(config, replica, slots, requests, draft, draft_loads, counts)
+            draft_s = draft_after(config, replica, slots, draft, draft_loads, counts, draft_cached)
+    swap_s = config.swap_s_per_token * replica.step_swap_tokens
+    gpu_s += draft_s
+    gpu_s += swap_s
+    hidden_s = config.host_hidden_step_s + config.host_hidden_per_sequence_s * sequences
+    seconds = step_s(config, replica, gpu_s, host_s, hidden_s)
     start_s = replica.clock_s
-    seconds += host_s + draft_s
-    end_s = start_s + seconds
 
     replica.steps += 1
+    pool.steps += 1
     replica.busy_s += seconds
     replica.draft_s += draft_s
-    replica.host_s += host_s
+    replica.host_s += seconds - gpu_s
+    replica.swap_s += swap_s
     replica.prefill_tokens += prompt_tokens
     replica.drafted_tokens += drafted
     replica.accepted_tokens += accepted
     replica.sequence_rounds += rounds
     replica.most_blocks = max(replica.most_blocks, replica.used_blocks)
     replica.most_running = max(replica.most_running, replica.running)
-    values[0] = seconds
-    values[1] = replica.running * seconds
-    values[2] = (replica.arrived - replica.admitted + replica.stacked) * seconds
-    values[3] = replica.used_blocks * seconds
-    values[4] = emitted
-    values[5] = prompt_tokens
-    values[6] = 1.0
-    series_add(replica, series, start_s, values)
-    replica.clock_s = end_s
-    return emit(config, replica, requests, slots, done, gaps, end_s)
+    series_add(
+        replica, record.series, start_s, seconds, replica.running, replica.fresh + replica.stacked,
+        replica.used_blocks, emitted, prompt_tokens,
+    )  # fmt: skip
+    replica.step_started_s = start_s
+    replica.clock_s = start_s + seconds
+    replica.in_flight = 1
+    emit(pool, config, replica, requests, links, followers, slots, blocks, pieces, record)
+
+
+@compiled_apart
+def dismiss(
+    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any, blocks: Any,
+    pieces: Any, record: Any,
+) -> None:  # fmt: skip
+    """1 to 3 of a boundary: requests join or are refused, users give up, time-outs strike."""
+    heard_s = replica.clock_s
+    if config.overlap == 1 and replica.in_flight == 1:
+        heard_s = replica.step_started_s
+    while True:
+        refused = join(config, replica, requests, links, heard_s)
+        if refused < 0:
+            break
+        note(record, replica, replica.clock_s, LEFT, refused, REFUSED)
+        leave(pool, replica, requests, links, followers, refused, REFUSED, replica.clock_s)
+    while True:
+        index = next_cancelled(replica, replica.number, requests, links, replica.clock_s)
+        if index < 0:
+            break
+        cancel(pool, config, replica, requests, links, followers, slots, stack, blocks, pieces, record, index)
+    if math.isfinite(config.queue_timeout_s):
+        while True:
+            index = next_overdue(config, replica, requests, links)
+            if index < 0 or requests[index].ready_s + config.queue_timeout_s > replica.clock_s:
+                break
+            replica.fresh -= 1
+            note(record, replica, replica.clock_s, LEFT, index, TIMED_OUT)
+            leave(pool, replica, requests, links, followers, index, TIMED_OUT, replica.clock_s)
 
 
 @compiled
+def next_event_s(config: Any, replica: Any, requests: Any, links: Any) -> float:
+    """When 1 to 3 of a boundary will next have something to do, at the latest boundary before it."""
+    event_s = next_ready_s(replica, requests)
+    if replica.cancels >= 0:
+        event_s = min(event_s, requests[replica.cancels].cancel_s)
+    if math.isfinite(config.queue_timeout_s):
+        overdue = next_overdue(config, replica, requests, links)
+        if overdue >= 0:
+            event_s = min(event_s, requests[overdue].ready_s + config.queue_timeout_s)
+    return float(event_s)
+
+
+@compiled_apart
 def advance(
-    until_s: float, stop_on_finish: bool, config_row: Any, replica_row: Any, requests: Any, slots: Any, queue: Any,
-    stack: Any, done: Any, target: Any, draft: Any, luck: Any, gaps: Any, series: Any, scratch: Any,
-) -> int:  # fmt: skip
-    """Runs every step that starts before `until_s`, or up to the first in which a request finishes when asked to.
-
-    Returns how many requests finished. On return the replica's clock is at the end of its last step, or at `until_s`
-    when it ran out of work before.
-    """
-    config = config_row[0]
-    replica = replica_row[0]
-    finished = 0
-    while True:
-        while replica.arrived < replica.submitted and requests[queue[replica.arrived]].arrival_s <= replica.clock_s:
-            replica.arrived += 1
-        if replica.running == 0 and replica.stacked == 0 and replica.admitted == replica.arrived:
-            if replica.arrived == replica.submitted:
-                if math.isfinite(until_s):
-                    replica.clock_s = max(replica.clock_s, until_s)
-                return finished
-            next_s = requests[queue[replica.arrived]].arrival_s
-            if next_s >= until_s:
-                replica.clock_s = max(replica.clock_s, until_s)
-                return finished
-            replica.clock_s = next_s
+    until_s: float, pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any,
+    slots: Any, stack: Any, blocks: Any, pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any,
+    most_steps: int,
+) -> None:  # fmt: skip
+    """Runs every step that starts before `until_s`, up to the first after which somebody has left where ends cause arrivals, or
+    until the pool has made `most_steps`."""
+    left = replica.left
+    while replica.clock_s < until_s and pool.steps < most_steps:
+        event_s = next_event_s(config, replica, requests, links)
+        if event_s <= replica.clock_s:
+            dismiss(pool, config, replica, requests, links, followers, slots, stack, blocks, pieces, record)
+            event_s = next_event_s(config, replica, requests, links)
+        if replica.running + replica.stacked + replica.fresh == 0:
+            if pool.feedback == 1 and replica.left > left:
+                return
+            replica.in_flight = 0
+            ready_s = next_ready_s(replica, requests)
+            if ready_s >= until_s:
+                return
+            replica.clock_s = max(replica.clock_s, ready_s)
             continue
-        if replica.clock_s >= until_s:
-            return finished
-        left = step(
-            config, replica, requests, slots, queue, stack, done, target, draft, luck, gaps, series, scratch
-        )  # fmt: skip
-        finished += left
-        if left > 0 and stop_on_finish:
-            return finished
-
-
-def scratch_for(kinds: int, draft_kinds: int) -> tuple[Any, Any, Any, Any]:
-    """Working arrays of one replica: attention loads of target and drafter, counts, and a row of the time series."""
-    return np.zeros((kinds, 4)), np.zeros((draft_kinds, 4)), np.zeros(4), np.zeros(7)
+        steps = 0
+        if event_s > replica.clock_s and can_run_steadily(
+            config, replica, requests, links, slots, stack, target, draft
+        ):
+            steps = run_steadily(
+                min(until_s, event_s), pool, config, replica, requests, slots, blocks, pieces, target, draft, luck, record,
+                scratch, most_steps,
+            )  # fmt: skip
+            if replica.finishing == 1:
+                leave_finished(pool, config, replica, requests, links, followers, slots, blocks, pieces, record)
+        if steps == 0:
+            step(
+                pool, config, replica, requests, links, followers, slots, stack, blocks, pieces, target, draft, luck, record,
+                scratch,
+            )  # fmt: skip
+        if pool.feedback == 1 and replica.left > left:
+            return

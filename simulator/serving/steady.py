@@ -1,0 +1,298 @@
+"""Runs of steps in which nothing happens but decoding: no prompt, no admission, no preemption, nobody new.
+
+Nearly all steps are of this kind. Their sequences advance together, so that a step costs a handful of additions, however many
+sequences run: what they hold is known from sums, and who finishes or needs a block is known beforehand. With drafts each
+sequence draws its own luck, in one pass over the line. Results are those of `replica.step`, to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from simulator.cost.forward import DECODE_QUERY_LIMIT
+from simulator.serving.batching import fits
+from simulator.serving.compiled import compiled, compiled_apart
+from simulator.serving.drafting import add_cached, further_passes, has_window
+from simulator.serving.kv_cache import blocks_for, enter_full, free_blocks, take
+from simulator.serving.line import first_fresh, stack_goes_first
+from simulator.serving.luck import accepted_drafts
+from simulator.serving.passes import (
+    KV_TOKENS,
+    PAIRS,
+    WINDOW,
+    attention_alike,
+    attention_step,
+    linear_step,
+    micro_batches,
+    part,
+)
+from simulator.serving.record import count_gaps, note, series_add, step_s
+from simulator.serving.state import EMITTED, MODEL_DRAFTER, NO_DRAFTER
+
+
+@compiled
+def can_run_steadily(
+    config: Any, replica: Any, requests: Any, links: Any, slots: Any, stack: Any, target: Any, draft: Any
+) -> bool:
+    """Whether the next step is one of decoding alone, after which the same may be asked again without looking at the line."""
+    if replica.prompts > 0 or replica.running == 0 or config.window_tokens > 0 or config.prefill_only == 1:
+        return False
+    if config.drafter != NO_DRAFTER:
+        alike = config.match_probability >= 1.0 and config.replays == 0 and config.gamma < DECODE_QUERY_LIMIT
+        if config.drafter != MODEL_DRAFTER or config.draft_first == 1 or not alike:
+            return False
+        if has_window(target.kinds) or has_window(draft.kinds):
+            return False
+    if replica.running * (config.gamma + 1) > config.max_batched_tokens:
+        return False
+    if replica.fresh + replica.stacked > 0 and replica.running < config.max_sequences:
+        # Nobody can join as long as the first in the line does not fit: free blocks only become fewer.
+        if config.shares == 1:
+            return False
+        fresh = first_fresh(config, replica, requests, links)
+        index = fresh
+        if stack_goes_first(replica, requests, links, stack, fresh):
+            index = stack[replica.stacked - 1].request
+        if fits(config, replica, requests[index].prompt_tokens + requests[index].generated_tokens, 0, 0):
+            return False
+    for i in range(replica.running):
+        if slots[i].last_token_s != replica.clock_s:
+            return False
+    return True
+
+
+@compiled
+def run_steadily(
+    horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
+    target: Any, draft: Any, luck: Any, record: Any, scratch: Any, most_steps: int,
+) -> int:  # fmt: skip
+    """Steps made before `horizon_s`, up to the first in which somebody finishes or blocks run out."""
+    if config.drafter == NO_DRAFTER:
+        return int(
+            run_plain(
+                horizon_s, pool, config, replica, requests, slots, blocks, pieces, target, record, scratch, most_steps
+            )
+        )
+    return int(
+        run_rounds(
+            horizon_s, pool, config, replica, requests, slots, blocks, pieces, target, draft, luck, record, scratch,
+            most_steps,
+        )
+    )  # fmt: skip
+
+
+@compiled
+def finish_step(
+    pool: Any, config: Any, replica: Any, record: Any, gpu_s: float, host_s: float, emitted: int, measured: int
+) -> float:
+    """Time passes for a step in which every sequence got a chunk. Returns its length, s."""
+    hidden_s = config.host_hidden_step_s + config.host_hidden_per_sequence_s * replica.running
+    seconds = step_s(config, replica, gpu_s, host_s, hidden_s)
+    start_s = replica.clock_s
+    end_s = start_s + seconds
+    replica.steps += 1
+    pool.steps += 1
+    replica.busy_s += seconds
+    replica.host_s += seconds - gpu_s
+    series_add(
+        replica, record.series, start_s, seconds, replica.running, replica.fresh + replica.stacked,
+        replica.used_blocks, emitted, 0,
+    )  # fmt: skip
+    gap_s = end_s - start_s
+    if measured > 0:
+        count_gaps(replica, record, gap_s, measured)
+    replica.emitted_tokens += emitted
+    replica.step_started_s = start_s
+    replica.clock_s = end_s
+    replica.in_flight = 1
+    return gap_s
+
+
+@compiled_apart
+def run_plain(
+    horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
+    target: Any, record: Any, scratch: Any, most_steps: int,
+) -> int:  # fmt: skip
+    """A steady run of one token per sequence and step."""
+    counts, cached, growth, crossing = scratch[2], scratch[3], scratch[5], scratch[6]
+    running, block_tokens = replica.running, config.block_tokens
+    kinds = target.kinds
+    cached[:] = 0.0
+    growth[:] = 0.0
+    measured = 0
+    most = slots[0].left_tokens
+    for i in range(running):
+        slot = slots[i]
+        most = min(most, slot.left_tokens)
+        measured += slot.measured
+        crossing[slot.blocks * block_tokens - slot.computed_tokens] += 1  # steps until it needs a block
+        for k in range(kinds.shape[0]):
+            room = kinds[k, WINDOW] - 1.0 - slot.computed_tokens
+            if room > 0.0:
+                growth[k] += 1.0
+                if math.isfinite(room):
+                    most = min(most, int(room))
+        add_cached(kinds, cached, slot.computed_tokens)
+    finishes = 0
+    for i in range(running):
+        finishes = max(finishes, 1 if slots[i].left_tokens == most else 0)
+    host_s = config.host_step_s + config.host_per_sequence_s * running
+    host_s += target.extra_host_s[0, part(running, micro_batches(target, running))]
+    longest_s = 0.0
+    steps = phase = 0
+    while steps < most and replica.clock_s < horizon_s and pool.steps < most_steps:
+        needed = crossing[phase]
+        if needed > free_blocks(config, replica):
+            break
+        following = phase + 1 if phase + 1 < block_tokens else 0
+        if config.shares == 0:
+            replica.used_blocks += needed
+        elif needed > 0 or crossing[following] > 0:
+            for i in range(running):
+                slot = slots[i]
+                tokens = slot.computed_tokens + steps + 1
+                take(config, replica, blocks, slot, blocks_for(config, tokens))
+                enter_full(config, blocks, slot, requests[slot.request], pieces, tokens)
+        gpu_s = linear_step(target, 0, running, running, running, replica)
+        gpu_s += attention_alike(target, running, 1, cached, 0.0, counts, replica)
+        longest_s = max(longest_s, finish_step(pool, config, replica, record, gpu_s, host_s, running, measured))
+        for k in range(kinds.shape[0]):
+            cached[k] += growth[k]
+        steps += 1
+        phase = following
+        if record.events.shape[0] > 0 and not (finishes == 1 and steps == most):
+            for i in range(running):
+                note(record, replica, replica.clock_s, EMITTED, slots[i].request, 1)
+    for i in range(running):
+        slot = slots[i]
+        place = slot.blocks * block_tokens - slot.computed_tokens
+        if config.shares == 1:
+            crossing[:] = 0
+        else:
+            crossing[place] = 0
+        if steps == 0:
+            continue
+        slot.computed_tokens += steps
+        slot.generated_tokens += steps
+        slot.left_tokens -= steps
+        slot.chunks += steps
+        slot.decode_rounds += steps
+        slot.last_token_s = replica.clock_s
+        slot.longest_gap_s = max(slot.longest_gap_s, longest_s)
+        slot.emitted_tokens = 1 if finishes == 1 and steps == most else 0
+        slot.blocks = blocks_for(config, slot.computed_tokens)
+    if steps > 0:
+        replica.most_blocks = max(replica.most_blocks, replica.used_blocks)
+        replica.most_running = max(replica.most_running, running)
+        replica.left_last = 0
+        replica.finishing = 1 if finishes == 1 and steps == most else 0
+    return int(steps)
+
+
+@compiled_apart
+def run_rounds(
+    horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
+    target: Any, draft: Any, luck: Any, record: Any, scratch: Any, most_steps: int,
+) -> int:  # fmt: skip
+    """A steady run of rounds: every sequence verifies γ drafts in each step, and then the drafter makes the next ones."""
+    draft_loads, counts, cached, draft_cached = scratch[1], scratch[2], scratch[3], scratch[4]
+    running, q = replica.running, config.gamma + 1
+    tokens = running * q
+    held = needed = measured = 0
+    for i in range(running):
+        slot = slots[i]
+        held += slot.computed_tokens
+        measured += slot.measured
+        needed += max(0, blocks_for(config, slot.computed_tokens + q) - slot.blocks)
+    base_host_s = config.host_step_s + config.host_per_sequence_s * running
+    base_host_s += target.extra_host_s[0, part(tokens, micro_batches(target, running))]
+    base_host_s += config.host_speculative_round_s
+    longest_s = 0.0
+    steps = 0
+    finished = False
+    while not finished and replica.clock_s < horizon_s and pool.steps < most_steps:
+        if needed > free_blocks(config, replica):
+            break
+        if config.shares == 0:
+            replica.used_blocks += needed
+        else:
+            for i in range(running):
+                slot = slots[i]
+                take(config, replica, blocks, slot, blocks_for(config, slot.computed_tokens + q))
+                enter_full(config, blocks, slot, requests[slot.request], pieces, slot.computed_tokens + 1)
+        flop_before = replica.flop
+        cached[:] = held
+        gpu_s = linear_step(target, 0, running, tokens, tokens, replica)
+        gpu_s += attention_alike(target, running, q, cached, 0.0, counts, replica)
+        flop = replica.flop - flop_before
+
+        accepted = emitted = held = needed = 0
+        drafting = new = 0
+        kv_tokens = known = 0
+        pairs = 0.0
+        for i in range(running):
+            slot = slots[i]
+            context = slot.computed_tokens
+            kept = accepted_drafts(config, luck, slot, slot.generated_tokens, config.gamma)
+            used = min(kept, slot.left_tokens)
+            gained = min(kept + 1, slot.left_tokens)
+            accepted += used
+            emitted += gained
+            slot.accepted_tokens += used
+            slot.emitted_tokens = gained
+            slot.decode_rounds += 1
+            slot.generated_tokens += gained
+            slot.left_tokens -= gained
+            slot.computed_tokens = context + gained
+            slot.blocks = max(slot.blocks, blocks_for(config, context + q))
+            if slot.left_tokens > 0:
+                drafting += 1
+                new += gained
+                kv_tokens += context + gained
+                pairs += gained * (context + 0.5 * (gained + 1.0))
+                known += context + 1 + gained
+                held += slot.computed_tokens
+                needed += max(0, blocks_for(config, slot.computed_tokens + q) - slot.blocks)
+            else:
+                finished = True
+        drafted = running * config.gamma
+        replica.wasted_flop += flop * (drafted - accepted) / tokens
+        draft_s = 0.0
+        if drafting > 0:
+            counts[:] = 0.0
+            counts[0] = drafting
+            counts[1] = new
+            draft_loads[:] = 0.0
+            draft_loads[:, KV_TOKENS] = kv_tokens
+            draft_loads[:, PAIRS] = pairs
+            draft_cached[:] = known
+            draft_s = linear_step(draft, 0, drafting, new, drafting, replica)
+            draft_s += attention_step(draft, draft_loads, counts, replica)
+            draft_s = further_passes(draft_s, config, replica, draft, counts, draft_cached, drafting)
+            draft_s += config.host_draft_pass_s * config.gamma
+        replica.draft_s += draft_s
+        replica.drafted_tokens += drafted
+        replica.accepted_tokens += accepted
+        replica.sequence_rounds += running
+        gpu_s += draft_s
+        longest_s = max(longest_s, finish_step(pool, config, replica, record, gpu_s, base_host_s, emitted, measured))
+        steps += 1
+        if record.events.shape[0] > 0 and not finished:
+            for i in range(running):
+                note(record, replica, replica.clock_s, EMITTED, slots[i].request, slots[i].emitted_tokens)
+    if steps > 0:
+        for i in range(running):
+            slot = slots[i]
+            slot.chunks += steps
+            slot.rounds += steps
+            slot.drafted_tokens += steps * config.gamma
+            slot.last_token_s = replica.clock_s
+            slot.longest_gap_s = max(slot.longest_gap_s, longest_s)
+            if not finished:
+                slot.emitted_tokens = 0
+        replica.most_blocks = max(replica.most_blocks, replica.used_blocks)
+        replica.most_running = max(replica.most_running, running)
+        replica.left_last = 0
+        replica.finishing = 1 if finished else 0
+    return steps

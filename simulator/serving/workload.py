@@ -1,0 +1,132 @@
+"""From requests and scenario to the arrays that replicas work on: records, who follows whom, what is found in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.engine import EngineSettings
+from simulator.errors import InputError
+from simulator.scenario import Scenario
+from simulator.serving import state
+from simulator.serving.model import Workload
+from simulator.serving.requests import Requests
+from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
+
+IntArray = NDArray[np.int64]
+
+
+def workload_of(traffic: Requests, settings: EngineSettings, warmup: float, most_tokens: int) -> Workload:
+    """`traffic` as a workload for engines with `settings` that can hold sequences of `most_tokens`, look-ahead included.
+
+    Longer requests are rejected; later turns of a session whose earlier one is rejected are abandoned. Raises InputError where
+    no request is left.
+    """
+    n = len(traffic)
+    requests = state.records(state.REQUEST, n)
+    requests["arrival_s"] = requests["ready_s"] = traffic.arrival_s
+    requests["prompt_tokens"] = traffic.prompt_tokens
+    requests["output_tokens"] = traffic.output_tokens
+    requests["class_of"] = 0 if traffic.class_of is None else traffic.class_of
+    requests["session"] = np.arange(n) if traffic.session is None else traffic.session
+    requests["measured"] = np.arange(n) >= int(warmup * n)
+    requests["replica"] = -1
+    requests["rank"] = _ranks(traffic, settings)
+    patience_s = np.array([np.inf if c.patience_s is None else c.patience_s for c in traffic.classes])
+    patience_s = patience_s[requests["class_of"]]
+    known = ~np.isnan(traffic.arrival_s)
+    # Of an arrival that is not known yet the patience alone: the loop adds the arrival.
+    requests["cancel_s"] = patience_s + np.where(known, traffic.arrival_s, 0.0)
+    source = end_tokens = np.zeros(0, dtype=np.int64)
+    if traffic.shared is not None:
+        requests["first_piece"] = traffic.shared.first_piece[:-1]
+        requests["pieces"] = np.diff(traffic.shared.first_piece)
+        source = np.ascontiguousarray(traffic.shared.source, dtype=np.int64)
+        end_tokens = np.ascontiguousarray(traffic.shared.end_tokens, dtype=np.int64)
+    requests["status"][traffic.prompt_tokens + traffic.output_tokens > most_tokens] = state.REJECTED
+    next_turn = None if traffic.follows is None else _next_turns(traffic.follows, requests["status"])
+    asked = requests["status"] == state.WAITING
+    if not asked.any():
+        raise InputError(
+            "traffic",
+            f"shortest of {n} requests",
+            f"fit the KV cache of {most_tokens} tokens, its look-ahead slots included",
+            where=traffic.source,
+        )
+    first = np.flatnonzero(asked & known)
+    backlog = np.zeros(0, dtype=np.int64)
+    if traffic.users:
+        # The users stay the same people: the first ones that can be served start at 0.
+        line = np.flatnonzero(asked)
+        first, backlog = line[: traffic.users], line[traffic.users :]
+        for name in ("arrival_s", "ready_s"):
+            requests[name][first] = 0.0
+        requests["cancel_s"] = patience_s
+    admitted = first[np.argsort(requests["ready_s"][first], kind="stable")]
+    return Workload(requests, admitted, source, end_tokens, next_turn, traffic.think_s, traffic.users, backlog)
+
+
+def shares_blocks(traffic: Requests, settings: EngineSettings) -> bool:
+    """Whether requests may find each other's blocks, so that every block needs a name."""
+    if not settings.prefix_caching or settings.hybrid_kv:
+        return False
+    if traffic.shared is not None and len(traffic.shared.source) > 0:
+        return True
+    return traffic.session is not None and len(np.unique(traffic.session)) < len(traffic)
+
+
+def fates_of(
+    traffic: Requests,
+    law: Acceptance,
+    scenario: Scenario,
+    gamma: int,
+    drawn: Callable[[Acceptance], None] | None = None,
+) -> tuple[NDArray[np.float64], IntArray]:
+    """Conditional acceptance rates [rows, γ] and the row of each request, classes with a law of their own included.
+
+    Raises InputError where classes differ in what the whole engine has in common.
+    """
+    n = len(traffic)
+    rates, row_of = law.per_request(scenario.seed, n, gamma)
+    for number, kind in enumerate(traffic.classes):
+        if kind.acceptance is None:
+            continue
+        own = kind.acceptance.law(scenario.base)
+        where = f"class {kind.name}"
+        if isinstance(own, RecordedAcceptance) or isinstance(law, RecordedAcceptance):
+            raise InputError("acceptance", "replay", "be the scenario's, for all classes", where=where)
+        if own.match_probability != law.match_probability:
+            rule = f"be {law.match_probability:g}, the scenario's, as a drafter matches alike for all"
+            raise InputError("match_probability", own.match_probability, rule, where=where)
+        own_rates, own_rows = own.per_request(scenario.seed, n, gamma)
+        members = np.flatnonzero(traffic.class_of == number) if traffic.class_of is not None else np.arange(n)
+        row_of = row_of.copy()
+        row_of[members] = len(rates) + own_rows[members]
+        rates = np.concatenate([rates, own_rates])
+    return np.ascontiguousarray(rates), row_of
+
+
+def _ranks(traffic: Requests, settings: EngineSettings) -> IntArray | int:
+    if settings.order == "shortest":
+        return traffic.prompt_tokens
+    if settings.order == "priority":
+        priority = np.array([c.priority for c in traffic.classes], dtype=np.int64)
+        return priority[traffic.class_of] if traffic.class_of is not None else int(priority[0])
+    return 0
+
+
+def _next_turns(follows: IntArray, status: NDArray[np.int32]) -> IntArray:
+    """The request that waits for each one; what waits for a request that is rejected is abandoned."""
+    next_turn = np.full(len(follows), -1, dtype=np.int64)
+    later = np.flatnonzero(follows >= 0)
+    next_turn[follows[later]] = later
+    gone = np.flatnonzero(status == state.REJECTED)
+    while len(gone):
+        before = follows[gone]
+        next_turn[before[before >= 0]] = -1
+        gone = next_turn[gone]
+        gone = gone[gone >= 0]
+        status[gone] = np.where(status[gone] == state.WAITING, state.ABANDONED, status[gone])
+    return next_turn
