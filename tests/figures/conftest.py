@@ -8,6 +8,9 @@ from typing import NamedTuple
 import pytest
 
 from simulator import AcceptanceConfig, decode, deploy, load_scenario, simulate, speculate
+from tests.output.conftest import growing, with_classes
+
+__all__ = ["growing", "with_classes"]
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://example.org/x.png>'
 

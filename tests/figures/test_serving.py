@@ -36,15 +36,16 @@ def test_objectives_are_drawn_where_given(service):
 def test_timelines_integrate_to_the_records(service):
     figure = serving.load_figure(service)
     panels = len(figure.data) // len(service.runs)
-    assert panels == 4
+    assert panels == 5
     for index, run in enumerate(service.runs):
-        running, waiting, occupancy, output = figure.data[index * panels : (index + 1) * panels]
+        running, waiting, occupancy, output, prompts = figure.data[index * panels : (index + 1) * panels]
         width_s = output.x[1] - output.x[0] if len(output.x) > 1 else run.bucket_s
         finished = run.requests["generated_tokens"].sum()
         assert sum(output.y) * width_s == pytest.approx(finished, rel=1e-9)
         busy_running = run.series[1].sum()
         assert sum(running.y) * width_s == pytest.approx(busy_running, rel=1e-9)
         assert sum(waiting.y) * width_s == pytest.approx(run.series[2].sum(), rel=1e-9, abs=1e-9)
+        assert sum(prompts.y) * width_s == pytest.approx(run.series[5].sum(), rel=1e-9)
         blocks = run.total_blocks * service.scenario.replicas
         assert sum(occupancy.y) / 100 * width_s * blocks == pytest.approx(run.series[3].sum(), rel=1e-9)
 
@@ -64,12 +65,35 @@ def test_intervals_are_drawn_as_shares_of_the_prediction(service):
     assert figure.layout.meta["finding"].startswith("The least certain figure is TPOT mean: up to +25 %")
 
 
-def test_folding_keeps_sums(service):
-    run = service.main
-    series, width_s = serving.folded(run)
-    assert len(series["steps"]) <= serving.MOST_TIMELINE_POINTS
-    assert [s.sum() for s in series.values()] == pytest.approx(list(run.series.sum(axis=1)))
-    assert width_s >= run.bucket_s
+def test_a_class_has_its_curve_where_there_are_several(with_classes):
+    figure = serving.latency_figure(with_classes, LATENCIES[1])
+    assert [curve.name for curve in figure.data[2:]] == sorted(
+        (c.name for c in with_classes.main.summary.classes),
+        key=lambda name: -next(c.measured for c in with_classes.main.summary.classes if c.name == name),
+    )
+    for curve in figure.data[2:]:
+        (found,) = [c for c in with_classes.main.summary.classes if c.name == curve.name]
+        assert curve.x[-1] == pytest.approx(found.tpot_s.largest * 1e3)
+    assert [line.x0 for line in figure.layout.shapes] == [
+        15.0,
+        15.0,
+    ]  # of the two classes with an objective of their own
+
+
+def test_ends_are_drawn_where_not_all_is_finished(with_classes, service):
+    assert serving.ends_figure(service) is None
+    figure = serving.ends_figure(with_classes)
+    for run, bars in zip(with_classes.runs, figure.data, strict=True):
+        assert bars.y[0] == "finished"
+        assert sum(bars.x) == pytest.approx(100.0)
+        assert bars.text[0] == f"{run.summary.requests['finished']:,}"
+    share = with_classes.main.summary.requests["finished"] / 3000
+    assert figure.layout.meta["finding"].startswith(f"{share:.1%} of the requests get their answer")
+
+
+def test_a_growing_queue_is_the_finding(growing):
+    finding = serving.load_figure(growing).layout.meta["finding"]
+    assert finding.startswith("Plain decoding: the queue only grows: 12.0 requests/s arrive, 9.3/s are served")
 
 
 def test_scatter_is_thinned_evenly_and_says_so(service, monkeypatch):

@@ -9,6 +9,7 @@ from simulator.output import report, simulation_report
 from simulator.output.tables import Section, _column_blocks, print_blocks
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.intervals import RATIO, Intervals
+from simulator.serving.replications import Replicated, Replications
 from simulator.serving.simulation import SimulationResult
 from simulator.uncertainty import Interval
 from tests.output.conftest import small_simulation
@@ -85,6 +86,83 @@ def test_the_sentence_says_faster_or_slower(simulation: SimulationResult) -> Non
     assert ("faster" if faster else "slower") in simulation_report.simulation_sentence(simulation)
     hopeless = small_simulation(speculation={"draft": "llama-3.2-1b", "gamma": 8, "acceptance": 0.0})
     assert "slower" in simulation_report.simulation_sentence(hopeless)
+
+
+def test_a_single_class_has_no_table_of_classes(simulation: SimulationResult) -> None:
+    assert not [b for b in simulation_report.simulation_report(simulation, 1.0) if "classes" in str(b)]
+
+
+def test_classes_stand_with_their_objectives(with_classes: SimulationResult) -> None:
+    blocks = simulation_report.simulation_report(with_classes, 1.0)
+    table = section(blocks, "classes, speculation").table
+    assert [row[0] for row in table.rows] == ["kind 0", "kind 1", "kind 2"]
+    assert [row[-1] for row in table.rows] == ["TTFT ≤ 1 s", "TPOT ≤ 15 ms", "TPOT ≤ 15 ms"]
+    measured = sum(int(row[1].replace(",", "")) for row in table.rows)
+    assert measured == with_classes.main.summary.measured
+
+
+def test_every_end_is_told_once(with_classes: SimulationResult) -> None:
+    said = simulation_report.statements(with_classes)
+    (ends,) = [s for s in said if "requests finished" in s]
+    for name in ("rejected as larger than the KV cache", "refused", "timed out", "cancelled", "abandoned"):
+        assert name in ends
+
+
+def test_a_growing_queue_is_told_of_the_variant_it_grows_in(growing: SimulationResult) -> None:
+    (sentence,) = [s for s in simulation_report.statements(growing) if "only grows" in s]
+    assert sentence.startswith("Without: The queue only grows: 12.0 requests/s arrive, 9.3/s are served")
+
+
+def test_half_widths_stand_beside_their_figures(with_classes: SimulationResult, simulation: SimulationResult) -> None:
+    blocks = simulation_report.simulation_report(with_classes, 1.0)
+    rows = {row[0]: row for row in section(blocks, "How well").table.rows}
+    width = with_classes.main.summary.confidence["ttft_s.mean"]
+    assert rows["TTFT mean"][1].endswith(f"± {width.half_width * 1e3:.1f} ms")
+    assert rows["TTFT mean"][3:] == (f"{width.batches}", f"{width.batch_size}", f"{width.correlation:.2f}")
+    assert simulation_report.confidence_section(simulation) is None  # twenty requests say nothing of that kind
+
+
+def test_an_interrupted_run_says_so_and_compares_nothing(cut_short: SimulationResult) -> None:
+    blocks = simulation_report.simulation_report(cut_short, 1.0)
+    text = [b for b in blocks if isinstance(b, str)]
+    assert any(b.startswith("Speculation interrupted at t = 150 s after ") for b in text)
+    assert any("unfinished" in b for b in text)
+    assert not any("makes tokens" in b for b in text)
+    assert simulation_report.simulation_table(cut_short).headers == ("", "speculation")
+
+
+def test_speculation_costs_room(simulation: SimulationResult) -> None:
+    sentence = simulation_report.room_sentence(simulation)
+    room = simulation.deployment.concurrency(context_tokens=112, gamma=3)
+    ours, plain = simulation.main.total_blocks, simulation.plain.total_blocks
+    assert sentence == (
+        f"Speculation costs KV room: {ours:,} KV blocks per replica instead of {plain:,}, {room.speculative:,} requests of "
+        f"112 tokens at once instead of {room.plain:,} ({-100 * room.lost_share:+.1f}%)."
+    )
+    assert simulation_report.room_sentence(small_simulation(speculation=None)) == ""
+
+
+def test_replications_stand_by_variant_and_as_a_ratio(simulation: SimulationResult) -> None:
+    found = Replications(
+        8, {("speculation", "tpot_s.mean"): Replicated(8e-3, 1e-4), (RATIO, "tpot_s.mean"): Replicated(0.75, 0.01)}
+    )
+    block = simulation_report.replication_section(simulation, found)
+    assert "8 replications" in block.title
+    rows = {row[0]: row[1:] for row in block.table.rows}
+    assert rows["TPOT mean"] == ("8.00 ms ± 0.10 ms", "–", "0.750 ± 0.010")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_reports_of_all_kinds_fit(
+    with_classes: SimulationResult, growing: SimulationResult, cut_short: SimulationResult, width: int,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(width))
+    for result in (with_classes, growing, cut_short):
+        print_blocks(simulation_report.simulation_report(result, 1.0))
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "nan" not in text
 
 
 def test_plain_decoding_alone_has_one_column() -> None:

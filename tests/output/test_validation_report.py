@@ -14,7 +14,7 @@ import pytest
 
 from simulator.calibration.comparison import Comparison, Course, Quantity, Validation
 from simulator.output import documents
-from simulator.output.columns import _write_csv, _write_parquet
+from simulator.output.columns import write_columns
 from simulator.output.tables import Section, print_blocks
 from simulator.output.validation_document import comparison_columns, validation_document
 from simulator.output.validation_report import (
@@ -217,8 +217,8 @@ def test_rows_hold_every_point_and_read_back_equal(tmp_path: Path) -> None:
     assert columns["label_error"][-1] == "z"
     inside = (columns["low_s"] <= columns["measured_s"]) & (columns["measured_s"] <= columns["high_s"])
     assert inside[:800].sum() == 720
-    _write_parquet(columns, {}, str(tmp_path / "a.parquet"), "--rows")
-    _write_csv(columns, str(tmp_path / "a.csv"), "--rows")
+    write_columns(columns, str(tmp_path / "a.parquet"))
+    write_columns(columns, str(tmp_path / "a.csv"))
     table = pq.read_table(tmp_path / "a.parquet").to_pylist()
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
