@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     from simulator.output.columns import check_suffix
     from simulator.output.simulation_report import simulation_report
     from simulator.output.tables import print_blocks
-    from simulator.serving.cluster import compile_step_loop
     from simulator.serving.compiled import is_cold
+    from simulator.serving.first_call import compile_step_loop
     from simulator.serving.simulation import simulate
 
     check_suffix(args.rows, "--rows")
