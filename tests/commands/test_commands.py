@@ -12,6 +12,7 @@ import pytest
 from simulator import InputError, __version__, catalog
 from simulator.cli import COMMANDS, main, parser
 from simulator.commands import arguments, simulate
+from simulator.serving import intervals, simulation
 from tests.commands.lines import DECODE, SPECULATE, run
 
 
@@ -122,6 +123,68 @@ def test_another_seed_is_another_file(scenario: str, folder: Path) -> None:
     for seed in ("0", "1"):
         assert run("simulate", scenario, "--seed", seed, "--rows", f"{seed}.csv") == 0
     assert (folder / "0.csv").read_bytes() != (folder / "1.csv").read_bytes()
+
+
+def test_ctrl_c_while_simulating_leaves_what_there_is(
+    scenario: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two slices of steps: whatever was simulated by then is written, and says so."""
+    monkeypatch.setattr(simulation, "_SLICE_STEPS", 40)
+    monkeypatch.setattr(simulate.ProgressBar, "tell", press_ctrl_c)
+    assert run("simulate", scenario, "--rows", "r.csv", "--json", "r.json", "--html", "r.html") == 130
+    out, err = capsys.readouterr()
+    assert err == "memwall: interrupted\n"
+    assert "Speculation interrupted at t = " in out
+    assert "of 20 requests; plain decoding not simulated" in " ".join(out.split())
+    document = json.loads((folder / "r.json").read_text())
+    assert document["complete"] is False
+    counts = document["runs"][0]["summary"]["requests"]
+    assert sum(counts.values()) == 20
+    rows = (folder / "r.csv").read_text().splitlines()
+    assert len(rows) == 21
+    assert sum(",unfinished," in row for row in rows) == counts["unfinished"] > 0
+    assert "interrupted at t = " in (folder / "r.html").read_text()
+
+
+def test_ctrl_c_afterwards_loses_only_what_takes_further_simulations(
+    scenario: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intervals, "log_sds", press_ctrl_c)
+    assert run("simulate", scenario, "--json", "r.json") == 130
+    out, err = capsys.readouterr()
+    assert err == "memwall: interrupted\n"
+    assert "Interrupted: prediction intervals left out; the simulation itself is complete." in " ".join(out.split())
+    document = json.loads((folder / "r.json").read_text())
+    assert (document["complete"], document["intervals"]) == (True, None)
+    assert run("simulate", scenario, "--replications", "3") == 130
+    assert "replications" not in capsys.readouterr().out.split("Interrupted")[1]  # they had been done by then
+
+
+def press_ctrl_c(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_replications_are_reported(scenario: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("simulate", scenario, "--replications", "3", "--no-intervals", "--json", "r.json") == 0
+    assert "Over 3 replications" in capsys.readouterr().out
+    document = json.loads((folder / "r.json").read_text())
+    assert document["replications"]["n"] == 3
+    first = document["runs"][0]["summary"]["tpot_s"]["mean"]
+    mean = document["replications"]["of"]["speculation.tpot_s.mean"]
+    assert abs(mean["mean"] - first) < 20 * mean["half_width"]  # the run itself is one of the three
+    assert run("simulate", scenario, "--replications", "1") == 2
+
+
+def test_a_saturated_system_is_said_to_be_one(scenario: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two hundred requests a second for a batch of two: complete, exit code 0, with the statement."""
+    flags = ["--requests", "400", "--rate", "200", "--set", "engine.max_sequences=2", "--set", "speculation=null"]
+    assert run("simulate", scenario, *flags, "--no-intervals", "--json", "r.json") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "The queue only grows: " in out
+    assert "Latencies describe this run's length, not a steady state." in out
+    found = json.loads((folder / "r.json").read_text())["runs"][0]["summary"]["stability"]
+    assert found["stable"] is False
+    assert found["growth_per_s"] == pytest.approx(found["offered_per_s"] - found["served_per_s"], rel=0.2)
 
 
 def test_simulate_without_a_scenario_runs_the_bundled_one(capsys: pytest.CaptureFixture[str]) -> None:

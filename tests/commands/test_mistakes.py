@@ -169,10 +169,10 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(DECODE)
 
 
-def test_ctrl_c_is_one_line_and_leaves_no_file(
+def test_ctrl_c_before_anything_is_simulated_is_one_line_and_leaves_no_file(
     scenario: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("simulator.serving.simulation.simulate", interrupted)

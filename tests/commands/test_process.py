@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from simulator import InputError, UnknownName, __version__
 from simulator.errors import MemwallError
-from simulator.serving.cluster import compile_step_loop
+from simulator.serving.first_call import compile_step_loop
 from tests.commands.lines import DECODE
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -74,19 +75,51 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_ctrl_c_of_a_running_process(scenario: str, folder: Path) -> None:
+def test_ctrl_c_of_a_running_process_leaves_what_there_is(scenario: str, folder: Path) -> None:
+    """Pressed as soon as the bar shows: exit code 130, and report, rows and document of what was simulated by then."""
+    import pyarrow.parquet as pq
+
     compile_step_loop()  # so that the process is simulating when it is interrupted, not compiling
+    terminal, its_end = pty.openpty()
     running = subprocess.Popen(
-        [sys.executable, "-m", "simulator.cli", "simulate", scenario, "--requests", "4000000", "--rows", "r.csv"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=folder, text=True,
+        [sys.executable, "-m", "simulator.cli", "simulate", scenario, "--requests", "200000", "--rows", "r.parquet",
+         "--set", "traffic.lengths.output=2000", "--json", "r.json"],
+        stdout=subprocess.PIPE, stderr=its_end, cwd=folder, env={**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "100"},
         # A shell that starts the tests in the background has them ignore Ctrl-C, and all their children with them.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
-    time.sleep(3)
+    os.close(its_end)
+    said = seen(terminal, until=b"200000")
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
-    assert (running.returncode, out, err) == (130, "", "memwall: interrupted\n")
-    assert os.listdir(folder) == ["s.yaml"]
+    said += seen(terminal)
+    out = running.communicate(timeout=60)[0].decode()
+    os.close(terminal)
+    assert running.returncode == 130, out
+    assert said.rstrip().endswith(b"memwall: interrupted")
+    assert "Speculation interrupted at t = " in out
+    document = json.loads((folder / "r.json").read_text())
+    assert document["complete"] is False
+    counts = document["runs"][0]["summary"]["requests"]
+    assert counts["unfinished"] > 0 < counts["finished"]
+    assert sum(counts.values()) == 200_000
+    status = pq.read_table(folder / "r.parquet", columns=["status"]).column("status").to_pylist()
+    assert status.count("finished") == counts["finished"]
+    assert len(status) == 200_000
+    assert sorted(os.listdir(folder)) == ["r.json", "r.parquet", "s.yaml"]
+
+
+def seen(terminal: int, until: bytes | None = None) -> bytes:
+    """What a process writes to its terminal up to `until`, or until it closes it."""
+    said = b""
+    while until is None or until not in said:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            return said
+        if not part:
+            return said
+        said += part
+    return said
 
 
 def test_errors_are_memwall_errors() -> None:
