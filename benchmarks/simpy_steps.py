@@ -27,6 +27,7 @@ class Request:
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+    submitted_s: float = float("nan")
     computed_tokens: int = 0
     generated_tokens: int = 0
     first_token_s: float = float("nan")
@@ -69,6 +70,7 @@ class Server:
 
     def submit(self, request: Request) -> None:
         """A request joins the queue; an idle engine wakes up."""
+        request.submitted_s = self.env.now  # its arrival, as the clock's additions round it
         self.waiting.append(request)
         if not self.woken.triggered:
             self.woken.succeed()
@@ -101,7 +103,7 @@ class Server:
                 batch.append((request, tokens))
                 budget -= tokens
         while self.waiting and budget and len(self.running) < self.settings.max_sequences:
-            if self.waiting[0].arrival_s > heard_s:
+            if self.waiting[0].submitted_s > heard_s:
                 break
             request = self.waiting.popleft()
             tokens = min(request.prompt_tokens, budget)

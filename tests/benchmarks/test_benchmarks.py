@@ -38,6 +38,7 @@ def script(name: str, *arguments: str, **environment: str) -> str:
     "changes",
     [
         {},
+        {"load": {"rate_per_s": 0.3}},
         {"load": {"rate_per_s": 30}},
         {"load": {"rate_per_s": 30}, "engine": {"name": "vllm", "max_batched_tokens": 600, "max_sequences": 40}},
     ],
