@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         extra = Extras()
         if not interrupted:
             extra = extras(args, result, bar.tell)
-    write_files(args, result, extra)
+        write_files(args, result, extra, bar.tell)
     blocks = simulation_report(result, wall_s, extra.intervals, extra.replications)
     if extra.left_out:
         blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
@@ -104,6 +104,10 @@ def run(args: argparse.Namespace) -> int:
         print("memwall: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+Tell = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is, and how much there is."""
 
 
 class Extras(NamedTuple):
@@ -115,7 +119,7 @@ class Extras(NamedTuple):
     """What Ctrl-C has prevented."""
 
 
-def extras(args: argparse.Namespace, result: SimulationResult, tell: Callable[[str, int, int], None]) -> Extras:
+def extras(args: argparse.Namespace, result: SimulationResult, tell: Tell) -> Extras:
     """Intervals and replications, as far as they are asked for and nobody interrupts them."""
     from simulator.serving.intervals import MOST_REQUESTS, simulation_intervals
     from simulator.serving.replications import replicate
@@ -134,14 +138,10 @@ def extras(args: argparse.Namespace, result: SimulationResult, tell: Callable[[s
     return found
 
 
-def write_files(args: argparse.Namespace, result: SimulationResult, extra: Extras) -> None:
-    """The files that were asked for. Raises InputError."""
+def write_files(args: argparse.Namespace, result: SimulationResult, extra: Extras, tell: Tell) -> None:
+    """The files that were asked for, the quickest first. Raises InputError."""
     from simulator.output.files import write_text
 
-    if args.rows is not None:
-        from simulator.output.columns import write_requests
-
-        write_requests(result, args.rows, "--rows")
     if args.json is not None:
         from simulator.output.documents import simulation_document, to_json
 
@@ -151,6 +151,10 @@ def write_files(args: argparse.Namespace, result: SimulationResult, extra: Extra
         from simulator.figures.page import simulation_page
 
         write_text(args.html, simulation_page(result, extra.intervals), "--html")
+    if args.rows is not None:
+        from simulator.output.columns import write_requests
+
+        write_requests(result, args.rows, "--rows", tell)
 
 
 def changed_scenario(args: argparse.Namespace) -> Scenario:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
@@ -98,11 +98,23 @@ def request_columns(result: SimulationResult) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
-def write_requests(result: SimulationResult, path: str, option: str = "--rows") -> None:
-    """Per-request rows in the format that the name of `path` says. Raises InputError."""
+def write_requests(
+    result: SimulationResult,
+    path: str,
+    option: str = "--rows",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Per-request rows in the format that the name of `path` says; `progress` is told how many are written. Raises
+    InputError."""
+    done, of = 0, sum(len(run.requests) for run in result.runs)
     with row_stream(path, option, classes=_class_names(result), metadata=metadata(result)) as stream:
         for run in result.runs:
-            stream.write(run.variant, run.requests, run.rows)
+            for start in range(0, len(run.requests), ROW_GROUP):
+                end = min(start + ROW_GROUP, len(run.requests))
+                stream.write(run.variant, run.requests[start:end], run.rows[start:end])
+                done += end - start
+                if progress is not None:
+                    progress("rows", done, of)
         if sentence := interruption(result):
             stream.note("interrupted", sentence)
 
@@ -181,7 +193,9 @@ class _ParquetSink:
         chunks = {name: pa.chunked_array([_arrow(v) for v in values]) for name, values in columns.items()}
         table = pa.table(chunks).replace_schema_metadata({k: v.encode() for k, v in self._metadata.items()})
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
+            # Hardly two times are equal: looking for repetitions among them is a third of the writing.
+            repeating = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+            self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd", use_dictionary=repeating)
         self._writer.write_table(table)
 
     def close(self, notes: Mapping[str, str]) -> None:

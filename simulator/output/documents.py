@@ -17,6 +17,7 @@ from simulator.deployment import Deployment
 from simulator.output.rows import interruption
 from simulator.output.simulation_report import statements
 from simulator.planning.crossover import SpeculateResult
+from simulator.serving.class_metrics import UNFINISHED
 from simulator.serving.intervals import Intervals
 from simulator.serving.replications import Replications
 from simulator.serving.room import kv_room
@@ -164,7 +165,7 @@ def simulation_document(
     return {
         **_document("simulate", result.deployment),
         "scenario": result.scenario.model_dump(mode="json"),
-        "complete": not interruption(result),
+        "complete": not any(run.summary.requests.get(UNFINISHED) for run in result.runs) and not interruption(result),
         "interrupted": interruption(result) or None,
         "statements": statements(result),
         "traffic": {

@@ -61,6 +61,7 @@ def statements(result: SimulationResult) -> list[str]:
     if sentence := interruption(result):
         found.append(f"{sentence[0].upper()}{sentence[1:]}. Figures are of what had finished by then.")
     found += _by_variant(result, lambda run: _ends(run.summary))
+    found += _by_variant(result, lambda run: _stranded(run.summary))
     found += _by_variant(
         result, lambda run: "" if run.summary.stability.stable is not False else run.summary.stability.sentence
     )
@@ -95,6 +96,14 @@ def room_sentence(result: SimulationResult) -> str:
         f"Speculation costs KV room: {blocks}{room.speculative:,} requests of {room.context_tokens:,} tokens at once "
         f"instead of {room.plain:,} ({-room.lost_share:+.1%})."
     )
+
+
+def _stranded(summary: Summary) -> str:
+    """Of requests without an end in a run that was not interrupted; empty where there are none."""
+    n = summary.requests.get(UNFINISHED, 0)
+    if not n or summary.interrupted_s is not None:
+        return ""
+    return f"The run is incomplete: nothing was left that could serve {n:,} of the requests."
 
 
 def _ends(summary: Summary) -> str:
@@ -140,7 +149,8 @@ def confidence_section(result: SimulationResult) -> Section | None:
         return None
     names = [_variant(run.variant) for run in result.runs] if several else [_alone(result)]
     headers = ("", *names, "batches", "of", "correlation")
-    alike = any(w.correlation > MOST_CORRELATION for run in result.runs for w in run.summary.confidence.values())
+    shown = [run.summary.confidence.get(figure) for run in result.runs for figure in CONFIDENCE_NAMES.values()]
+    alike = any(width is not None and width.correlation > MOST_CORRELATION for width in shown)
     note = "90 % of repetitions lie within: batch means in order of arrival"
     note += " (batches: those with speculation)" if several else ""
     note += "; batches still alike: the run is too short, true errors are larger" if alike else ""

@@ -130,7 +130,14 @@ def test_ctrl_c_while_simulating_leaves_what_there_is(
 ) -> None:
     """Between two slices of steps: whatever was simulated by then is written, and says so."""
     monkeypatch.setattr(simulation, "_SLICE_STEPS", 40)
-    monkeypatch.setattr(simulate.ProgressBar, "tell", press_ctrl_c)
+    told: list[object] = []
+
+    def press_once(*_: object) -> None:
+        told.append(_)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulate.ProgressBar, "tell", press_once)
     assert run("simulate", scenario, "--rows", "r.csv", "--json", "r.json", "--html", "r.html") == 130
     out, err = capsys.readouterr()
     assert err == "memwall: interrupted\n"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from simulator.decoding import DecodeResult
-from simulator.output import report, simulation_report
+from simulator.output import documents, report, simulation_report
 from simulator.output.tables import Section, _column_blocks, print_blocks
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.intervals import RATIO, Intervals
 from simulator.serving.replications import Replicated, Replications
-from simulator.serving.simulation import SimulationResult
+from simulator.serving.simulation import Run, SimulationResult
 from simulator.uncertainty import Interval
-from tests.output.conftest import small_simulation
+from tests.output.conftest import made_up, small_simulation
 
 
 def section(blocks: list[report.Block], title: str) -> Section:
@@ -129,6 +131,18 @@ def test_an_interrupted_run_says_so_and_compares_nothing(cut_short: SimulationRe
     assert any("unfinished" in b for b in text)
     assert not any("makes tokens" in b for b in text)
     assert simulation_report.simulation_table(cut_short).headers == ("", "speculation")
+
+
+def test_requests_that_nobody_could_serve_are_not_passed_over(with_classes: SimulationResult) -> None:
+    def strand(run: Run) -> Run:
+        return replace(run, summary=replace(run.summary, requests={**run.summary.requests, "unfinished": 7}))
+
+    result = made_up(strand)
+    assert [s for s in simulation_report.statements(result) if "incomplete" in s] == [
+        "The run is incomplete: nothing was left that could serve 7 of the requests."
+    ]
+    assert documents.simulation_document(result)["complete"] is False
+    assert not [s for s in simulation_report.statements(with_classes) if "incomplete" in s]
 
 
 def test_speculation_costs_room(simulation: SimulationResult) -> None:
