@@ -180,10 +180,12 @@ class Replica:
         return self.pool.leading([self.key(sequence, place) for place in places])
 
     def enter(self, sequence: Sequence, known_tokens: int) -> None:
-        """Enters in the cache those of its blocks that are, or will be at this step's end, full of known tokens."""
+        """Offers the cache those of its blocks that are, or will be at this step's end, full of known tokens; each once."""
         if self.caches:
-            for place in range(known_tokens // self.settings.block_tokens):
+            full = known_tokens // self.settings.block_tokens
+            for place in range(sequence.offered_blocks, full):
                 self.pool.enter(sequence.blocks[place], self.key(sequence, place))
+            sequence.offered_blocks = max(sequence.offered_blocks, full)
 
     def release(self, sequence: Sequence) -> None:
         """The sequence gives back its blocks; those full of valid tokens can be found until they are taken."""
@@ -195,6 +197,7 @@ class Replica:
                     self.pool.forget(block)
         self.pool.give_back(sequence.blocks)
         sequence.blocks = []
+        sequence.offered_blocks = 0
 
     # --- a step ---------------------------------------------------------------------------------------------------------
     def _step(self) -> None:

@@ -84,6 +84,7 @@ class Schedule:
             replica.line.waiting.remove(sequence)
             replica.pool.hold(found)
             sequence.blocks = found
+            sequence.offered_blocks = len(found)
             self.begin(sequence, goal, brought or len(found) * settings.block_tokens)
 
     def begin(self, sequence: Sequence, goal_tokens: int, computed_tokens: int) -> None:

@@ -54,6 +54,8 @@ class Sequence:
         self.swapped_tokens = 0
         """Tokens of its KV in the swap space."""
         self.blocks: list[int] = []
+        self.offered_blocks = 0
+        """Leading ones that the cache has been offered, or that were found there."""
         self.computed_tokens = 0
         """Tokens whose KV is valid."""
         self.goal_tokens = 0
