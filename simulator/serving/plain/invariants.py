@@ -19,8 +19,11 @@ class InvariantViolation(Exception):
 
     def __init__(self, name: str, numbers: Numbers, replica: int):
         self.name, self.numbers, self.replica = name, numbers, replica
-        shown = ", ".join(f"{key}={value:g}" for key, value in numbers.items())
-        super().__init__(f"{name} does not hold at replica {replica}: {shown}")
+        super().__init__(name, numbers, replica)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{key}={value:g}" for key, value in self.numbers.items())
+        return f"{self.name} does not hold at replica {self.replica}: {shown}"
 
 
 INVARIANTS: dict[str, Callable[[Replica], Numbers]] = {}
@@ -124,12 +127,6 @@ def cause_comes_before_effect(replica: Replica) -> Numbers:
         if numbers:
             return {"request": sequence.index, **numbers}
     return {}
-
-
-@invariant
-def every_step_makes_progress(replica: Replica) -> Numbers:
-    """A step has tokens: nobody is preempted for the sake of nobody."""
-    return {"tokens": 0} if replica.steps and replica.steps[-1].tokens == 0 else {}
 
 
 @invariant

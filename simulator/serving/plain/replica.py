@@ -14,6 +14,7 @@ from simulator.serving.model import StepModel
 from simulator.serving.plain.blocks import BlockPool, blocks_for
 from simulator.serving.plain.drafting import Drafter
 from simulator.serving.plain.events import Event
+from simulator.serving.plain.invariants import InvariantViolation
 from simulator.serving.plain.line import Line
 from simulator.serving.plain.luck import Luck
 from simulator.serving.plain.schedule import Schedule
@@ -44,6 +45,7 @@ class Counters(Spent):
     most_blocks: int = 0
     most_running: int = 0
     most_waiting: int = 0
+    """When somebody joined the line."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ class Replica:
             self.in_flight = False
         before = len(self.left)
         self.leaving = []
+        unheard = len(self.line.unheard)
         for refused in self.line.join(self.heard_s):
             self._leave(refused, state.REFUSED)
-        self.counters.most_waiting = max(self.counters.most_waiting, len(self.line.waiting))
+        if len(self.line.unheard) < unheard:
+            self.counters.most_waiting = max(self.counters.most_waiting, len(self.line.waiting))
         here = [s for s in self.line.waiting + self.running if s.cancel_s <= self.clock_s]
         for sequence in sorted(here, key=lambda s: (s.cancel_s, s.index)):
             self._stop(sequence)
@@ -204,6 +208,13 @@ class Replica:
         schedule = Schedule(self)
         schedule.decide()
         batch = [sequence for sequence in self.running if sequence.step_tokens > 0]
+        if not batch:  # it would preempt, or pause, for ever
+            numbers = {
+                "running": len(self.running),
+                "waiting": len(self.line.waiting),
+                "blocks": self.pool.total_blocks,
+            }
+            raise InvariantViolation("every step has tokens", numbers, self.number)
         for sequence in batch:
             self._draw(sequence)
         seconds = self._seconds(batch, schedule.swapped_tokens)
