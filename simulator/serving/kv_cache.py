@@ -130,7 +130,7 @@ def key_of(request: Any, pieces: Any, place: int, block_tokens: int) -> int:
 def found_blocks(config: Any, blocks: Any, request: Any, pieces: Any, goal: int) -> tuple[int, int]:
     """Leading blocks of a request that are in the table, and how many of them nobody uses."""
     found = idle = 0
-    if config.prefix_caching == 0:
+    if config.shares == 0 or config.prefix_caching == 0:
         return 0, 0
     while found < (goal - 1) // config.block_tokens:
         block = find(blocks, key_of(request, pieces, found, config.block_tokens))

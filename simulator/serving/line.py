@@ -131,7 +131,6 @@ def join(config: Any, replica: Any, requests: Any, links: Any, heard_s: float) -
             replica.cancels = pushed(
                 replica.cancels, index, requests["cancel_s"], links.index, links.cancel_left, links.cancel_right
             )
-    replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
     return -1
 
 

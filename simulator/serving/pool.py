@@ -153,7 +153,7 @@ def serve(until_s: float, most_steps: int, blind: bool, a: Any) -> bool:
     all of it was done.
     """
     pool, replicas, requests = a.pool[0], a.replicas, a.requests
-    pool.steps = 0
+    pool.steps = pool.cursor = 0
     while True:
         index = next_arrival(a)
         arrival_s = requests[index].ready_s if index >= 0 else math.inf

@@ -305,6 +305,7 @@ def dismiss(
             break
         note(record, replica, replica.clock_s, LEFT, refused, REFUSED)
         leave(pool, replica, requests, links, followers, refused, REFUSED, replica.clock_s)
+    replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
     while True:
         index = next_cancelled(replica, replica.number, requests, links, replica.clock_s)
         if index < 0:
@@ -347,6 +348,7 @@ def advance(
         if event_s <= replica.clock_s:
             dismiss(pool, config, replica, requests, links, followers, slots, stack, blocks, pieces, record)
             event_s = next_event_s(config, replica, requests, links)
+        replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
         if replica.running + replica.stacked + replica.fresh == 0:
             if pool.feedback == 1 and replica.left > left:
                 return
@@ -357,8 +359,12 @@ def advance(
             replica.clock_s = max(replica.clock_s, ready_s)
             continue
         steps = 0
-        if event_s > replica.clock_s and can_run_steadily(
-            config, replica, requests, links, slots, stack, target, draft
+        # Whose end at this boundary caused an arrival gets one step more: the arrival is to be routed after it.
+        caused = pool.feedback == 1 and replica.left > left
+        if (
+            event_s > replica.clock_s
+            and not caused
+            and can_run_steadily(config, replica, requests, links, slots, stack, target, draft)
         ):
             steps = run_steadily(
                 min(until_s, event_s), pool, config, replica, requests, slots, blocks, pieces, target, draft, luck, record,
