@@ -7,7 +7,7 @@ Read in this order:
 `luck`       drafts, and how many are kept
 `timing`     seconds of a pass; `drafting`: seconds of a drafter
 `schedule`   who gets how many tokens in a step
-`replica`    boundary, step, end of step
+`replica`    boundary, step, end of step; `series`: what is kept of steps
 `routers`, `cluster`   several replicas and the people who ask
 `invariants`, `balance`   what must hold at every step, and of the results
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from simulator.serving import state
 from simulator.serving.model import StepModel
+from simulator.serving.plain.balance import Numbers
 from simulator.serving.plain.blocks import BlockPool, blocks_for
 from simulator.serving.plain.drafting import Drafter
 from simulator.serving.plain.events import Event
@@ -19,6 +20,7 @@ from simulator.serving.plain.line import Line
 from simulator.serving.plain.luck import Luck
 from simulator.serving.plain.schedule import Schedule
 from simulator.serving.plain.sequence import Sequence
+from simulator.serving.plain.series import Step
 from simulator.serving.plain.timing import PassTimer, Spent
 
 
@@ -45,23 +47,6 @@ class Counters(Spent):
     most_blocks: int = 0
     most_running: int = 0
     most_waiting: int = 0
-    """When somebody joined the line."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step as it went."""
-
-    start_s: float
-    seconds: float
-    running: int
-    """Sequences that hold blocks."""
-    waiting: int
-    used_blocks: int
-    tokens: int
-    """Scheduled in all."""
-    prompt_tokens: int
-    emitted_tokens: int
 
 
 class Replica:
@@ -90,6 +75,8 @@ class Replica:
         self.counters = Counters()
         self.events: list[Event] = []
         self.steps: list[Step] = []
+        self.gaps_s: list[float] = []
+        """Times between two chunks of output of measured requests."""
 
     # --- between steps -------------------------------------------------------------------------------------------------
     def submit(self, sequence: Sequence) -> None:
@@ -122,11 +109,8 @@ class Replica:
             self.in_flight = False
         before = len(self.left)
         self.leaving = []
-        unheard = len(self.line.unheard)
         for refused in self.line.join(self.heard_s):
             self._leave(refused, state.REFUSED)
-        if len(self.line.unheard) < unheard:
-            self.counters.most_waiting = max(self.counters.most_waiting, len(self.line.waiting))
         here = [s for s in self.line.waiting + self.running if s.cancel_s <= self.clock_s]
         for sequence in sorted(here, key=lambda s: (s.cancel_s, s.index)):
             self._stop(sequence)
@@ -209,7 +193,7 @@ class Replica:
         schedule.decide()
         batch = [sequence for sequence in self.running if sequence.step_tokens > 0]
         if not batch:  # it would preempt, or pause, for ever
-            numbers = {
+            numbers: Numbers = {
                 "running": len(self.running),
                 "waiting": len(self.line.waiting),
                 "blocks": self.pool.total_blocks,
@@ -221,6 +205,7 @@ class Replica:
         counters = self.counters
         counters.most_blocks = max(counters.most_blocks, self.pool.used_blocks)
         counters.most_running = max(counters.most_running, len(self.running))
+        counters.most_waiting = max(counters.most_waiting, len(self.line.waiting))
         self.steps.append(
             Step(
                 self.clock_s, seconds, len(self.running), len(self.line.waiting), self.pool.used_blocks,
@@ -317,7 +302,10 @@ class Replica:
             sequence.first_token_s = self.clock_s
         else:
             sequence.chunks += 1
-            sequence.longest_gap_s = max(sequence.longest_gap_s, self.clock_s - sequence.last_token_s)
+            gap_s = self.clock_s - sequence.last_token_s
+            sequence.longest_gap_s = max(sequence.longest_gap_s, gap_s)
+            if sequence.measured:
+                self.gaps_s.append(gap_s)
         sequence.last_token_s = self.clock_s
         sequence.generated_tokens += sequence.emitted_tokens
         self.counters.emitted_tokens += sequence.emitted_tokens

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from simulator.serving import model, plain, state
 from simulator.serving.plain.events import Event
 from simulator.serving.plain.invariants import INVARIANTS, InvariantViolation, check
-from simulator.serving.plain.replica import Replica, Step
+from simulator.serving.plain.replica import Replica
 from simulator.serving.plain.sequence import Sequence
+from simulator.serving.plain.series import Step
 from tests.serving.plain.rig import fleet, step_model, tables, workload
 
 
@@ -87,7 +88,7 @@ def test_a_broken_rule_is_noticed(name, change):
     check(replica)
     change(replica)
     assert INVARIANTS[name](replica)
-    with pytest.raises(InvariantViolation, match="does not hold at replica 0: .*="):
+    with pytest.raises(InvariantViolation, match=r"does not hold at replica 0: .*="):
         check(replica)
 
 
