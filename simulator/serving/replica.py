@@ -280,6 +280,7 @@ def step(
     replica.sequence_rounds += rounds
     replica.most_blocks = max(replica.most_blocks, replica.used_blocks)
     replica.most_running = max(replica.most_running, replica.running)
+    replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
     series_add(
         replica, record.series, start_s, seconds, replica.running, replica.fresh + replica.stacked,
         replica.used_blocks, emitted, prompt_tokens,
@@ -305,7 +306,6 @@ def dismiss(
             break
         note(record, replica, replica.clock_s, LEFT, refused, REFUSED)
         leave(pool, replica, requests, links, followers, refused, REFUSED, replica.clock_s)
-    replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
     while True:
         index = next_cancelled(replica, replica.number, requests, links, replica.clock_s)
         if index < 0:
@@ -348,7 +348,6 @@ def advance(
         if event_s <= replica.clock_s:
             dismiss(pool, config, replica, requests, links, followers, slots, stack, blocks, pieces, record)
             event_s = next_event_s(config, replica, requests, links)
-        replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
         if replica.running + replica.stacked + replica.fresh == 0:
             if pool.feedback == 1 and replica.left > left:
                 return

@@ -185,6 +185,7 @@ def run_plain(
     if steps > 0:
         replica.most_blocks = max(replica.most_blocks, replica.used_blocks)
         replica.most_running = max(replica.most_running, running)
+        replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
         replica.left_last = 0
         replica.finishing = 1 if finishes == 1 and steps == most else 0
     return int(steps)
@@ -293,6 +294,7 @@ def run_rounds(
                 slot.emitted_tokens = 0
         replica.most_blocks = max(replica.most_blocks, replica.used_blocks)
         replica.most_running = max(replica.most_running, running)
+        replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
         replica.left_last = 0
         replica.finishing = 1 if finished else 0
     return steps
