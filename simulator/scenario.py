@@ -59,7 +59,15 @@ class Scenario(Record):
     gpu: str
     """Bundled name or alias, or path of a profile."""
     tp: int = 1
-    """GPUs that share one copy of the model."""
+    """GPUs of one node that share every layer."""
+    pp: int = 1
+    """Stages of a pipeline, each a group of `tp` GPUs with its own layers: tp·pp GPUs hold one copy of the model."""
+    ep: int | None = None
+    """GPUs over which whole experts are spread, a multiple of `tp`; left out, every expert is split like any matrix."""
+    expert_skew: float = 1.0
+    """With `ep`: tokens on the busiest GPU over their mean over GPUs, no unit; all others wait for it."""
+    expert_exponent: float = 0.0
+    """Zipf exponent of the experts' popularity, no unit; 0: all are chosen alike."""
     replicas: int = Field(default=1, ge=1, le=1024)
     """Copies of the model behind the router."""
     quantization: Quantization = Quantization()
@@ -88,7 +96,8 @@ class Scenario(Record):
     def deployment(self) -> Deployment:
         """Costs of what serves. Raises MemwallError where names, sizes or memory do not work out."""
         return deploy(
-            self.model, self.gpu, tp=self.tp, quantization=self.quantization, engine=self.engine,
+            self.model, self.gpu, tp=self.tp, pp=self.pp, ep=self.ep, expert_skew=self.expert_skew,
+            expert_exponent=self.expert_exponent, quantization=self.quantization, engine=self.engine,
             draft=self.speculation.draft if self.speculation else None, base=self.base,
         )  # fmt: skip
 

@@ -96,7 +96,7 @@ def compare_server(
         quantities.append(_row("tokens per round", "tokens", result.tokens_per_round, values, note))
     return Validation(
         title=f"{result.tool} held against memwall",
-        subject=f"{scenario.model} on {scenario.gpu}" + f" × {scenario.tp * scenario.replicas}",
+        subject=f"{scenario.model} on {scenario.gpu}" + f" × {scenario.tp * scenario.pp * scenario.replicas}",
         conditions=_conditions(result, scenario, plan, len(seeds)),
         comparisons=_comparisons(result, runs[0]) if plan.how == "recorded" else (),
         quantities=quantities,

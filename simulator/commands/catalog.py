@@ -128,7 +128,7 @@ def _scenario_row(name: str) -> tuple[str, ...]:
 
     s = load_scenario(name)
     speculation = f"{s.speculation.draft}, γ = {s.speculation.gamma}" if s.speculation else NONE
-    return name, s.model, f"{s.replicas * s.tp} × {s.gpu}", speculation, s.title
+    return name, s.model, f"{s.replicas * s.tp * s.pp} × {s.gpu}", speculation, s.title
 
 
 _LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[str], tuple[str, ...]]]] = {

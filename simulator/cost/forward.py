@@ -202,26 +202,19 @@ class ForwardCost:
         """The pass as arrays over 0..max_tokens tokens and 0..max_rows rows, on the graphs of `capture` (None: of every size)."""
         graphs = capture or EVERY_SIZE
         padded = [graphs.padded(max_tokens, prompts) for prompts in (False, True)]
-        points, back = np.unique(np.concatenate([np.arange(max_tokens + 1), *padded]), return_inverse=True)
+        points, back = np.unique(np.concatenate(padded), return_inverse=True)
         tokens, rows = points.astype(float), np.arange(max_rows + 1, dtype=float)
         parts, heads = self._parts(tokens), self._head_operators(rows)
         operators = self._linear_operators(parts)
         linear = np.stack([self._linear_s(parts), self._sum(operators, 1), self._sum(operators, 2)])
         head = np.stack([self.head(rows), self._sum(heads, 1), self._sum(heads, 2)])
-        own, *planes = (linear[:, part] for part in np.split(back, 3))
         return FastTables(
-            linear_s=own[0],
-            linear_bytes=own[1],
-            linear_flop=own[2],
-            head_s=head[0],
-            head_bytes=head[1],
-            head_flop=head[2],
+            linear=np.stack([linear[:, part] for part in np.split(back, 2)]),
+            head=head,
+            extra_host_s=np.stack([graphs.extra_host_s(max_tokens, prompts) for prompts in (False, True)]),
             kinds=self.kinds,
             decode_rates=self.decode_rates,
             prefill_rates=self.prefill_rates,
-            linear=np.stack(planes),
-            head=head,
-            extra_host_s=np.stack([graphs.extra_host_s(max_tokens, prompts) for prompts in (False, True)]),
             pipeline=self.pp,
         )
 

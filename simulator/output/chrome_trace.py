@@ -18,7 +18,7 @@ _PID = 1
 def chrome_trace(result: DecodeResult, timeline: Timeline) -> str:
     """One track for HBM loads, one for SM compute; events of a track are in order and do not overlap."""
     target = result.deployment.target
-    title = f"{target.decoder.name} on {target.tp} x {target.gpu.name}, one of {target.tp} ranks"
+    title = f"{target.decoder.name} on {target.gpus} x {target.gpu.name}, one of {target.gpus} ranks"
     events: list[dict[str, Any]] = [_name("process_name", 0, title)]
     for thread, track in enumerate(TRACKS, start=1):
         events.append(_name("thread_name", thread, track))
@@ -59,6 +59,7 @@ def _conditions(result: DecodeResult, timeline: Timeline) -> dict[str, Any]:
         "model": target.decoder.name,
         "gpu": target.gpu.name,
         "tp": target.tp,
+        "pp": target.pp,
         "engine": result.deployment.engine.name,
         "batch": result.batch,
         "context_tokens": result.context_tokens,

@@ -22,7 +22,7 @@ def decode_report(result: DecodeResult, timeline: Timeline | None = None) -> lis
     """The step of `result`; with `timeline` also what the layer pipeline makes of it."""
     target, engine = result.deployment.target, result.deployment.engine
     blocks: list[Block] = [
-        f"{target.decoder.name} on {_gpus(target.tp, target.gpu.title)}, {_formats(target.formats)}; "
+        f"{target.decoder.name} on {rows.gpus_text(result.deployment)}, {_formats(target.formats)}; "
         f"batch {result.batch:,}, context {result.context_tokens:,} tokens; engine: {engine.title}.",
         result.verdict,
         properties("one decode step", _decode_figures(result)),
@@ -54,10 +54,6 @@ def calibration_line(efficiency: Efficiency) -> str:
     else:
         typical = ", ".join(f"{kind.replace('_', ' ')} {error:.0%}" for kind, error in errors)
     return f"Times are {efficiency.label}; typical error {typical}."
-
-
-def _gpus(n: int, title: str) -> str:
-    return title if n == 1 else f"{n} × {title}"
 
 
 def _formats(formats: object) -> str:
@@ -140,7 +136,7 @@ def speculate_report(result: SpeculateResult) -> list[Block]:
     target, drafter = deployment.target, deployment.drafter
     title = drafter.title if drafter else NONE
     return [
-        f"{target.decoder.name} with drafter {title} on {_gpus(target.tp, target.gpu.title)}, {_formats(target.formats)}; "
+        f"{target.decoder.name} with drafter {title} on {rows.gpus_text(result.deployment)}, {_formats(target.formats)}; "
         f"{rows.acceptance_text(result.acceptance)}; context {result.context_tokens:,} tokens; engine: "
         f"{deployment.engine.title}.",
         speculate_sentence(result),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from simulator import units
 from simulator.decoding import DecodeResult
 from simulator.deployment import Deployment
+from simulator.experts import SPLIT_EVENLY, ExpertPlacement
 from simulator.memory import MemoryBudget
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.metrics import Summary
@@ -22,7 +23,7 @@ CAUSES: Mapping[str, str] = {
     "activations": "moving activations",
     "compute": "arithmetic",
     "launch": "launching kernels",
-    "communication": "all-reduces",
+    "communication": "waiting for other GPUs",
     "host": "engine on the host",
 }
 """Causes of `cost.forward.CAUSES` in words."""
@@ -39,17 +40,38 @@ class Table(NamedTuple):
 def deployment_rows(deployment: Deployment) -> list[tuple[str, str]]:
     """Model, GPUs, number formats, engine and calibration of `deployment`."""
     target, formats = deployment.target, deployment.target.formats
-    gpus = f"{target.tp} × {target.gpu.title}" if target.tp > 1 else target.gpu.title
     rows = [
         ("model", target.decoder.name),
-        ("GPU", gpus),
+        ("GPU", gpus_text(deployment)),
         ("tensor parallel", str(target.tp)),
+    ]
+    if target.pp > 1:
+        rows.append(("pipeline", f"{target.pp} stages"))
+    if target.experts != SPLIT_EVENLY:
+        rows.append(("experts", experts_text(target.experts)))
+    rows += [
         ("number formats", f"weights {formats.weights}, KV cache {formats.kv}, activations {formats.activations}"),
         ("engine", deployment.engine.title),
     ]
     if deployment.drafter is not None:
         rows.append(("drafter", deployment.drafter.title))
     return [*rows, ("times rest on", target.efficiency.label)]
+
+
+def gpus_text(deployment: Deployment) -> str:
+    """The GPUs of one copy of the model."""
+    n, title = deployment.gpus, deployment.gpu.title
+    return title if n == 1 else f"{n} × {title}"
+
+
+def experts_text(experts: ExpertPlacement) -> str:
+    """Where the experts are and how tokens choose among them."""
+    text = f"spread over {experts.ep} GPUs" if experts.ep > 1 else "split like every matrix"
+    if experts.skew != 1.0:
+        text += f", the busiest with {experts.skew:g} × the mean of their tokens"
+    if experts.exponent:
+        text += f", popularity ∝ 1/rank^{experts.exponent:g}"
+    return text
 
 
 def acceptance_text(law: Acceptance) -> str:

@@ -17,10 +17,10 @@ def compile_step_loop() -> None:
 
     The first simulation would do it anyway. Nothing is served here: a replica without requests has nothing to do.
     """
-    one = np.ones(2)
+    linear, head, extra_host_s = np.ones((2, 3, 2)), np.ones((3, 2)), np.zeros((2, 2))
     rates = AttentionRates(*[1.0] * len(AttentionRates._fields))
     kinds = (AttentionKind(*[1.0] * len(AttentionKind._fields)),)
-    tables = FastTables(one, one, one, one, one, one, kinds, rates, rates)
+    tables = FastTables(linear, head, extra_host_s, kinds, rates, rates)
     config = state.records(state.CONFIG, 1)
     config[0].max_sequences = config[0].block_tokens = config[0].total_blocks = 1
     model = StepModel(config, tables, tables, np.ones((1, 1)), np.zeros(1, dtype=np.int64))

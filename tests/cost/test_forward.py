@@ -12,6 +12,7 @@ from simulator.architecture import load_decoder
 from simulator.cost.forward import CAUSES, DECODE_QUERY_LIMIT, Batch, FastTables, ForwardCost
 from simulator.cost.roofline import attention_time
 from simulator.cost.streaming import stream
+from simulator.cost.tables import BYTES, FLOP, SECONDS
 from simulator.errors import InputError
 from simulator.hardware import Gpu, load_gpu
 from simulator.operators import attention_pairs, kv_tokens_read
@@ -42,7 +43,7 @@ def faster(gpu: Gpu, factor: float) -> Gpu:
 
 def by_tables(tables: FastTables, batch: Batch) -> float:
     """What a serving loop does: look up, and price attention from sums."""
-    seconds = tables.linear_s[batch.tokens] + tables.head_s[batch.rows]
+    seconds = tables.linear[0, SECONDS, batch.tokens] + tables.head[SECONDS, batch.rows]
     pairs = list(zip(batch.new_tokens, batch.cached_tokens, strict=True))
     for kind in tables.kinds:
         for rates, per_pair, group in (
@@ -72,9 +73,9 @@ def test_three_views_agree(name, batch):
 def test_tables_hold_the_bytes_and_flop_of_the_pass(name, sequences, context):
     cost, tables = KINDS[name].pass_cost(Batch.decode(sequences, context)), TABLES[name]
     moved = cost.total("weight_bytes") + cost.total("activation_bytes")
-    assert tables.linear_bytes[sequences] + tables.head_bytes[sequences] == pytest.approx(moved, rel=1e-12)
+    assert tables.linear[:, BYTES, sequences] + tables.head[BYTES, sequences] == pytest.approx(moved, rel=1e-12)
     linear_flop = sum(o.flop * o.repeat for o in cost.operators if "attention" not in o.name)
-    assert tables.linear_flop[sequences] + tables.head_flop[sequences] == pytest.approx(linear_flop, rel=1e-12)
+    assert tables.linear[:, FLOP, sequences] + tables.head[FLOP, sequences] == pytest.approx(linear_flop, rel=1e-12)
 
 
 @settings(max_examples=40)
@@ -102,7 +103,8 @@ def test_streamed_layer_by_layer_it_takes_as_long(name, batch):
 
 def test_nothing_to_do_takes_no_time():
     for cost, tables in zip(KINDS.values(), TABLES.values(), strict=True):
-        assert (tables.linear_s[0], tables.head_s[0]) == (0.0, 0.0)
+        assert not tables.linear[:, SECONDS, 0].any()
+        assert tables.head[SECONDS, 0] == 0.0
         assert cost.seconds(Batch((), (), 0)) == 0.0
 
 

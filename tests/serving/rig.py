@@ -21,8 +21,9 @@ def tables(step_s: float = 1.0, token_s: float = 0.0) -> FastTables:
     linear_s = np.where(tokens > 0, step_s + token_s * tokens, 0.0)
     zero = np.zeros_like(tokens)
     rates = AttentionRates(*[1.0] * len(AttentionRates._fields))
+    plane, kinds = np.stack([linear_s, zero, tokens]), (AttentionKind(0.0, np.inf, 0.0, 0.0, 0.0),)
     return FastTables(
-        linear_s, zero, tokens, zero, zero, zero, (AttentionKind(0.0, np.inf, 0.0, 0.0, 0.0),), rates, rates
+        np.stack([plane, plane]), np.stack([zero, zero, zero]), np.stack([zero, zero]), kinds, rates, rates
     )
 
 

@@ -31,9 +31,8 @@ def tables(
         **more,
     }
     return FastTables(
-        linear_s, zero, tokens, zero, tokens, zero, linear=np.stack([plane, with_prompts]),
-        head=np.stack([zero, tokens, zero]), pipeline=pipeline, **settings,
-    )  # fmt: skip
+        linear=np.stack([plane, with_prompts]), head=np.stack([zero, tokens, zero]), pipeline=pipeline, **settings
+    )
 
 
 def config(**settings):
