@@ -1,13 +1,15 @@
 """Where one attention kernel serves a whole batch, the three views of cost still agree."""
 
+import numba
 import numpy as np
 import pytest
 
 from simulator.architecture import load_decoder
 from simulator.cost.forward import Batch, ForwardCost
-from simulator.cost.roofline import attention_time, one_kernel
+from simulator.cost.roofline import AttentionRates, attention_time, one_kernel
+from simulator.cost.tables import FastTables
 from simulator.hardware import load_gpu
-from simulator.serving import replica, state
+from simulator.serving import passes, state
 
 COST = ForwardCost(load_decoder("llama-3.1-8b"), load_gpu("rtx-4090"))
 BATCHES = {
@@ -18,16 +20,30 @@ BATCHES = {
 }
 
 
+def looped_tables(tables: FastTables) -> passes.Tables:
+    """`tables` as the step loop reads them."""
+    fields = [(name, np.float64) for name in AttentionRates._fields]
+    rates = np.array([tuple(tables.decode_rates), tuple(tables.prefill_rates)], dtype=fields)
+    return passes.Tables(
+        tables.linear, tables.head, tables.extra_host_s, np.array([tuple(k) for k in tables.kinds]),
+        rates.view(np.recarray), np.zeros((1, 1, 1)), np.array([tables.pipeline]),
+    )  # fmt: skip
+
+
+@numba.njit
+def looped(tables, new, cached, replica):
+    """Seconds of attention as the step loop adds them up; its functions can be called from compiled code alone."""
+    loads, counts = np.zeros((len(tables.kinds), 4)), np.zeros(4)
+    for i in range(len(new)):
+        passes.add_load(tables.kinds, loads, counts, new[i], cached[i])
+    return passes.attention_step(tables, loads, counts, replica)
+
+
 @pytest.mark.parametrize("name", BATCHES)
 def test_the_serving_loop_the_operators_and_the_sum_agree(name):
     new, cached = BATCHES[name]
-    tables = COST.tables(600, 8)
-    kinds = np.array([tuple(k) for k in tables.kinds])
-    loads, _, counts, _ = replica.scratch_for(len(kinds), 1)
-    for q, c in zip(new, cached, strict=True):
-        replica.add_load(kinds, loads, counts, q, c)
-    row = state.records(state.REPLICA, 1)[0]
-    looped_s = replica.attention_step(kinds, loads, counts, tables.decode_rates, tables.prefill_rates, row)
+    tables = looped_tables(COST.tables(600, 8))
+    looped_s = looped(tables, np.array(new), np.array(cached), state.records(state.REPLICA, 1)[0])
     summed_s = COST.attention(new, cached)
     priced = COST.pass_cost(Batch(new, cached, len(new))).operators
     assert looped_s == pytest.approx(summed_s, rel=1e-9)
