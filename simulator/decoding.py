@@ -25,14 +25,15 @@ _BINDING = {
     "activations": "moving activations through HBM",
     "compute": "arithmetic on the SMs",
     "launch": "launching and filling kernels",
-    "communication": "all-reduces between the GPUs",
+    "communication": "waiting for other GPUs",
     "host": "the engine's host time",
 }
 
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """A step in which `batch` sequences with `context_tokens` each pass `new_tokens` through the model."""
+    """A step in which `batch` sequences with `context_tokens` each pass `new_tokens` through the model; a pipeline works on them
+    in `micro_batches` parts, and `pass_cost` is that of the largest."""
 
     deployment: Deployment
     batch: int
@@ -47,10 +48,20 @@ class DecodeResult:
         """The whole step; for plain decoding the time per token of every user (TPOT)."""
         return self.pass_cost.seconds + self.host_s
 
+    @property
+    def micro_batches(self) -> int:
+        """Parts of the batch that a pipeline works on at a time; 1 without a pipeline."""
+        return self.deployment.target.micro_batches(self.batch)
+
+    @property
+    def _working_share(self) -> float:
+        # A pass moves and multiplies what is in all stages; a GPU has one of them, and works where there is a micro-batch for it.
+        return self.micro_batches / self.deployment.target.pp
+
     @cached_property
     def interval(self) -> Interval:
         """Where the step's time lies with 90 %, given what the calibration missed elsewhere, s."""
-        batch = Batch.decode(self.batch, self.context_tokens, self.new_tokens)
+        batch = Batch.decode(-(-self.batch // self.micro_batches), self.context_tokens, self.new_tokens)
         return Interval.around(self.step_s, step_log_sd(self.deployment, batch))
 
     @property
@@ -77,12 +88,12 @@ class DecodeResult:
     @property
     def bytes_per_s(self) -> float:
         """HBM bytes of one GPU over the step."""
-        return self.pass_cost.total("bytes_") / self.step_s
+        return self._working_share * self.pass_cost.total("bytes_") / self.step_s
 
     @property
     def flop_per_s(self) -> float:
         """FLOP of one GPU over the step."""
-        return self.pass_cost.total("flop") / self.step_s
+        return self._working_share * self.pass_cost.total("flop") / self.step_s
 
     @property
     def bandwidth_share(self) -> float:
@@ -98,7 +109,7 @@ class DecodeResult:
     @property
     def sm_busy_share(self) -> float:
         """Share of the step in which the SMs multiply, at the rate that large tiles reach (see `OperatorCost`)."""
-        return self.pass_cost.total("arithmetic_s") / self.step_s
+        return self._working_share * self.pass_cost.total("arithmetic_s") / self.step_s
 
     @property
     def sm_arithmetic_share(self) -> float:
@@ -108,7 +119,7 @@ class DecodeResult:
     @property
     def desk_loads(self) -> float:
         """How many times the desk is filled and wiped per step on one GPU."""
-        return self.pass_cost.total("weight_bytes") / self.deployment.gpu.desk_bytes
+        return self._working_share * self.pass_cost.total("weight_bytes") / self.deployment.gpu.desk_bytes
 
     @property
     def binding(self) -> str:
@@ -233,7 +244,8 @@ def decode(deployment: Deployment, *, batch: int = 1, context_tokens: int = 1024
     if limit is not None and context_tokens + new_tokens > limit:
         raise InputError("context", context_tokens, f"leave room for the new token in the model's context of {limit}")
     budget = deployment.fit(context_tokens=context_tokens + new_tokens, sequences=batch)
-    cost = deployment.target.pass_cost(Batch.decode(batch, context_tokens, new_tokens))
+    part = -(-batch // deployment.target.micro_batches(batch))
+    cost = deployment.target.pass_cost(Batch.decode(part, context_tokens, new_tokens))
     engine, layers = deployment.engine, deployment.target.decoder.layers
     host_s = engine.host_s(batch, gpu_s=cost.seconds) + engine.launch_gap_s(batch, new_tokens, layers, cost.seconds)
     return DecodeResult(deployment, batch, context_tokens, new_tokens, cost, host_s, budget)

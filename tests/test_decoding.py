@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.cost.forward import Batch
 from simulator.cost.streaming import stream
 from simulator.decoding import DecodeResult, decode
 from simulator.deployment import deploy
@@ -179,3 +180,24 @@ def test_a_desk_too_small_for_hbms_latency_slows_the_loads(step):
 def test_a_desk_of_a_few_bytes_is_refused_at_once(step):
     with pytest.raises(InputError, match="desk='2 B' must be at least"):
         step.timeline(desk_bytes=2)
+
+
+# A pipeline
+
+
+def test_a_pipeline_takes_its_micro_batches_at_once():
+    # The largest of two parts passes both stages while the other one is a stage behind: two parts' tokens in its time.
+    pipeline = deploy("llama-3.1-8b", "h100", pp=2)
+    step, part = decode(pipeline, batch=7, context_tokens=1000), pipeline.target.pass_cost(Batch.decode(4, 1000))
+    assert (step.micro_batches, step.pass_cost.seconds) == (2, part.seconds)
+    assert step.tokens_per_s == 7 / step.step_s
+    # Both GPUs work all the time, each on half of the layers for each part.
+    assert step.bytes_per_s == pytest.approx(2 * part.total("bytes_") / 2 / step.step_s)
+
+
+def test_one_sequence_leaves_all_stages_but_one_idle():
+    alone, pipeline = decode(LLAMA, batch=1), decode(deploy("llama-3.1-8b", "h100", pp=4), batch=1)
+    assert pipeline.micro_batches == 1
+    assert pipeline.pass_cost.total("flop") == pytest.approx(alone.pass_cost.total("flop"))
+    assert pipeline.flop_per_s * pipeline.step_s == pytest.approx(alone.flop_per_s * alone.step_s / 4)
+    assert pipeline.desk_loads == pytest.approx(alone.desk_loads / 4)

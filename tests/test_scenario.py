@@ -55,6 +55,28 @@ def test_what_is_refused_says_field_value_and_rule(changes, sentence):
         load_scenario({**MINIMAL, **changes})
 
 
+def test_stages_and_experts_reach_the_costs():
+    spread = {"model": "gpt-oss-120b", "tp": 2, "pp": 2, "ep": 4, "expert_skew": 1.5, "expert_exponent": 0.5}
+    deployment = load_scenario({**MINIMAL, **spread}).deployment()
+    target = deployment.target
+    assert (deployment.gpus, target.tp, target.pp) == (4, 2, 2)
+    assert (target.experts.ep, target.experts.skew, target.experts.exponent) == (4, 1.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"pp": 0}, "pp=0 must be at least 1"),
+        ({"ep": 2}, "ep=2 must be 1, for llama-3.1-8b has no experts"),
+        ({"expert_skew": 2.0}, "expert_skew=2.0 must be between 1 and ep=1"),
+        ({"expert_exponent": -1.0}, "expert_exponent=-1.0 must be between 0 and 10"),
+    ],
+)
+def test_gpus_that_do_not_suit_the_model_are_refused_when_deployed(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_scenario({**MINIMAL, **changes}).deployment()
+
+
 @pytest.mark.parametrize(
     ("engine", "sentence"),
     [

@@ -49,6 +49,9 @@ def add(commands: Any) -> None:
     )
     group.add_argument("--gamma", metavar="G", type=count("gamma", most=64), help="tokens drafted per round")
     group.add_argument("--replicas", metavar="N", type=count("replicas", most=1024), help="copies of the model")
+    group.add_argument("--tp", metavar="N", type=count("tp", most=1024), help="GPUs that share every layer")
+    group.add_argument("--pp", metavar="N", type=count("pp", most=1024), help="stages of a pipeline")
+    group.add_argument("--ep", metavar="N", type=count("ep", most=1024), help="GPUs over which experts are spread")
     group.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
         help="any field by its dotted name, e.g. engine.max_sequences=64 or speculation=null",
@@ -167,7 +170,7 @@ def changed_scenario(args: argparse.Namespace) -> Scenario:
     data = read_mapping(path)
     flags = {
         "load.requests": args.requests, "load.rate_per_s": args.rate, "load.users": args.users, "seed": args.seed,
-        "replicas": args.replicas, "speculation.gamma": args.gamma,
+        "replicas": args.replicas, "tp": args.tp, "pp": args.pp, "ep": args.ep, "speculation.gamma": args.gamma,
     }  # fmt: skip
     changes = [_parsed(text) for text in args.changes]
     if args.trace is not None:

@@ -152,6 +152,10 @@ class ForwardCost:
         """GPUs of one copy of the model: tp·pp. Experts spread wider are shared with other copies."""
         return self.tp * self.pp
 
+    def micro_batches(self, sequences: int) -> int:
+        """Parts into which a pipeline cuts a step of `sequences`: as many as it has stages, none of them empty."""
+        return min(self.pp, max(1, sequences))
+
     @property
     def communicates(self) -> bool:
         """Whether passes wait for other GPUs."""

@@ -9,6 +9,7 @@ import yaml
 from simulator import units
 from simulator.decoding import DecodeResult, Timeline
 from simulator.deployment import Deployment
+from simulator.experts import SPLIT_EVENLY
 from simulator.figures import breakdown, roofline, serving, speedup, style
 from simulator.figures import timeline as timelines
 from simulator.figures.html_page import HtmlPart, html_page
@@ -148,10 +149,16 @@ def _deploy_call(deployment: Deployment) -> str:
     quantization = ", ".join(f"{k}={v!r}" for k, v in changed.items())
     settings = ", ".join(f"{k}={v!r}" for k, v in deployment.engine.settings.model_dump().items())
     draft = f", draft={deployment.drafter.name!r}" if deployment.drafter else ""
+    experts = target.experts
+    spread = {"ep": experts.ep, "expert_skew": experts.skew, "expert_exponent": experts.exponent}
+    several: dict[str, object] = {"pp": target.pp} if target.pp > 1 else {}
+    several |= spread if experts != SPLIT_EVENLY else {}
+    several |= {"network": target.network.name} if several else {}
+    more = "".join(f"{name}={value!r}, " for name, value in several.items())
     return (
         f"from simulator import {names}\n\n"
         f"engine = EngineChoice(name={deployment.engine.name!r}, {settings})\n"
-        f"deployment = deploy({target.decoder.name!r}, {target.gpu.name!r}, tp={target.tp}, engine=engine, "
+        f"deployment = deploy({target.decoder.name!r}, {target.gpu.name!r}, tp={target.tp}, {more}engine=engine, "
         f"link={target.link.name!r}, quantization=Quantization({quantization}){draft})"
     )
 

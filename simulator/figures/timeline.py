@@ -134,7 +134,7 @@ def _operator(span: Span) -> str:
 def _family(name: str) -> str:
     """What operators of one colour have in common."""
     return {
-        style.PINK: "all-reduces",
+        style.PINK: "waiting for other GPUs",
         style.SKY: "attention over the KV cache",
         style.GREY: "norms, rotary, activation",
         style.ORANGE: "attention's weights",

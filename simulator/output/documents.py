@@ -88,6 +88,7 @@ def decode_document(result: DecodeResult) -> dict[str, Any]:
     return {
         **_document("decode", result.deployment),
         "batch": result.batch,
+        "micro_batches": result.micro_batches,
         "context_tokens": result.context_tokens,
         "new_tokens": result.new_tokens,
         "verdict": result.verdict,

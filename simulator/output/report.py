@@ -23,12 +23,13 @@ def decode_report(result: DecodeResult, timeline: Timeline | None = None) -> lis
     target, engine = result.deployment.target, result.deployment.engine
     blocks: list[Block] = [
         f"{target.decoder.name} on {rows.gpus_text(result.deployment)}, {_formats(target.formats)}; "
-        f"batch {result.batch:,}, context {result.context_tokens:,} tokens; engine: {engine.title}.",
+        f"batch {result.batch:,}{_parts(result)}, context {result.context_tokens:,} tokens; engine: {engine.title}.",
         result.verdict,
         properties("one decode step", _decode_figures(result)),
         Section("where the time goes, by cause", _cause_table(result)),
         Section(
-            "where the time goes, by operator (bytes and FLOP of one GPU, all layers together)", _operator_table(result)
+            f"where the time goes, by operator (bytes and FLOP of {_whose(result)}, all layers together)",
+            _operator_table(result),
         ),
         properties("memory of one GPU", rows.memory_rows(result.budget)),
     ]
@@ -54,6 +55,14 @@ def calibration_line(efficiency: Efficiency) -> str:
     else:
         typical = ", ".join(f"{kind.replace('_', ' ')} {error:.0%}" for kind, error in errors)
     return f"Times are {efficiency.label}; typical error {typical}."
+
+
+def _whose(result: DecodeResult) -> str:
+    return "one GPU of each stage for one micro-batch" if result.deployment.target.pp > 1 else "one GPU"
+
+
+def _parts(result: DecodeResult) -> str:
+    return f" in {result.micro_batches} micro-batches" if result.micro_batches > 1 else ""
 
 
 def _formats(formats: object) -> str:

@@ -89,10 +89,16 @@ def decode_conditions(result: DecodeResult) -> list[tuple[str, str]]:
     """Conditions of a decode step."""
     return [
         *deployment_rows(result.deployment),
-        ("batch", count(result.batch, "sequence")),
+        ("batch", batch_text(result)),
         ("context", f"{result.context_tokens} tokens each"),
         ("new tokens", f"{result.new_tokens} each"),
     ]
+
+
+def batch_text(result: DecodeResult) -> str:
+    """ "16 sequences in 2 micro-batches"."""
+    parts = result.micro_batches
+    return count(result.batch, "sequence") + (f" in {parts} micro-batches" if parts > 1 else "")
 
 
 def speculate_conditions(result: SpeculateResult) -> list[tuple[str, str]]:

@@ -97,5 +97,7 @@ def round_cost(
 
 
 def _verify_s(target: ForwardCost, sequences: int, matched: int, context_tokens: int, gamma: int) -> float:
+    parts = target.micro_batches(sequences)  # of a pipeline, whose largest part sets the pace
+    sequences, matched = -(-sequences // parts), -(-matched // parts)
     new = (gamma + 1,) * matched + (1,) * (sequences - matched)
     return target.seconds(Batch(new, (context_tokens,) * sequences, sum(new)))

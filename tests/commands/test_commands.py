@@ -241,6 +241,11 @@ def test_options_change_the_scenario(scenario: str) -> None:
     assert (s.traffic.requests, s.traffic.rate_per_s, s.seed, s.speculation.gamma, s.replicas) == (7, 0.5, 9, 2, 3)  # type: ignore[attr-defined]
 
 
+def test_gpus_of_one_copy_are_options_too(scenario: str) -> None:
+    s = changed(scenario, "--tp", "2", "--pp", "3", "--ep", "6")
+    assert (s.tp, s.pp, s.ep) == (2, 3, 6)  # type: ignore[attr-defined]
+
+
 def test_set_reaches_any_field(scenario: str) -> None:
     sets = [
         "engine.max_sequences=64",

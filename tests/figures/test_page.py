@@ -114,5 +114,14 @@ def test_calls_give_the_results_back(step, grid):
         assert value == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_call_gives_back_what_is_spread_over_gpus():
+    spread = simulator.deploy("gpt-oss-120b", "h100", tp=2, pp=2, ep=4, expert_skew=1.5, expert_exponent=0.5)
+    names: dict[str, object] = {}
+    exec(page.decode_call(simulator.decode(spread, batch=3)), names)
+    again = names["deployment"].target
+    assert (again.tp, again.pp, again.experts) == (2, 2, spread.target.experts)
+    assert names["result"].step_s == simulator.decode(spread, batch=3).step_s
+
+
 def test_same_result_gives_the_same_page(step):
     assert page.decode_page(step) == page.decode_page(step)

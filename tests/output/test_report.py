@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from simulator.decoding import DecodeResult
-from simulator.output import documents, report, simulation_report
+from simulator.decoding import DecodeResult, decode
+from simulator.deployment import Deployment, deploy
+from simulator.output import documents, report, rows, simulation_report
 from simulator.output.tables import Section, _column_blocks, print_blocks
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.intervals import RATIO, Intervals
@@ -208,3 +209,31 @@ def test_a_table_that_is_too_wide_repeats_its_first_column() -> None:
     assert _column_blocks(table, 80) == [[0, 1, 2, 3]]
     assert _column_blocks(table, 16) == [[0, 1, 2], [0, 3]]
     assert _column_blocks(table, 5) == [[0, 1], [0, 2], [0, 3]]
+
+
+# --- several GPUs -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def sixteen() -> Deployment:
+    """A copy of the model on a pipeline of two groups of eight."""
+    return deploy("llama-3.1-405b", "h200", tp=8, pp=2)
+
+
+def test_a_pipeline_counts_the_gpus_of_all_its_stages(sixteen: Deployment) -> None:
+    step = decode(sixteen, batch=6, context_tokens=100)
+    head, conditions = str(report.decode_report(step)[0]), dict(rows.decode_conditions(step))
+    assert head.startswith("llama-3.1-405b on 16 × NVIDIA H200")
+    assert "batch 6 in 2 micro-batches" in head
+    assert conditions["GPU"].startswith("16 × ")
+    assert (conditions["tensor parallel"], conditions["pipeline"]) == ("8", "2 stages")
+    assert conditions["batch"] == "6 sequences in 2 micro-batches"
+    assert documents.decode_document(step)["deployment"]["gpus"] == 16
+
+
+def test_where_the_experts_are_is_a_condition() -> None:
+    spread = deploy("gpt-oss-120b", "h100", tp=4, ep=4, expert_skew=1.5, expert_exponent=0.5)
+    conditions = dict(rows.deployment_rows(spread))
+    assert conditions["experts"] == (
+        "spread over 4 GPUs, the busiest with 1.5 × the mean of their tokens, popularity ∝ 1/rank^0.5"
+    )
+    evenly = dict(rows.deployment_rows(deploy("gpt-oss-120b", "h100", tp=4)))
+    assert not {"pipeline", "experts"} & set(evenly)

@@ -36,9 +36,11 @@ def speedup(cost: RoundCost, plain: RoundCost) -> float:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_no_drafts_is_plain_decoding_exactly(batch):
-    cost = speculative(0, Acceptance((0.8,)), batch)
-    step = decode(deploy("llama-3.1-8b", "h100"), batch=batch, context_tokens=1000)
+@pytest.mark.parametrize("pp", [1, 2])
+def test_no_drafts_is_plain_decoding_exactly(batch, pp):
+    deployment = deploy("llama-3.1-8b", "h100", pp=pp)
+    cost = speculative(0, Acceptance((0.8,)), batch, target=deployment.target)
+    step = decode(deployment, batch=batch, context_tokens=1000)
     assert cost.seconds == pytest.approx(step.step_s, rel=1e-12)
     assert (cost.tokens_per_sequence, cost.draft_s, cost.wasted_tokens_per_sequence) == (1.0, 0.0, 0.0)
     assert cost.tokens_per_s == pytest.approx(step.tokens_per_s)
