@@ -3,13 +3,15 @@
     RUN/meta.json        model, engine version and settings, KV blocks, device
     RUN/requests.jsonl   one request a line: request_id, input_toks, output_toks and five times, s
     RUN/timeseries.csv   t (s), running, waiting, kv_cache_pct, one row a second; may be absent
+    RUN/prefixes.csv     which prompts begin alike (`shared_prompts`); may be absent
 
 The layout is that of casys-kaist/LLMServingSim's ``bench``. It has two clocks: ``arrival_time`` is wall time, the fields
 ending in _ts are one monotonic clock. No request is queued before it arrives, so the one that was queued soonest gives the
 difference; whatever all requests waited at least is lost by that (well below a millisecond where a request met an idle engine).
 
 What the replay is given: arrivals, prompt and output tokens, the engine's settings, and how many KV blocks it had. A
-vLLM pool of n blocks serves n − 1: the first is the null block, which nobody owns.
+vLLM pool of n blocks serves n − 1: the first is the null block, which nobody owns. The record holds no tokens, so what prompts
+have in common has to come from elsewhere; without it no request finds another's blocks.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from simulator import units
 from simulator.calibration.comparison import Comparison, Course, Quantity, Validation
 from simulator.calibration.csv_table import number, read_text
 from simulator.calibration.json_fields import Fields
+from simulator.calibration.shared_prompts import read_shared_prompts
 from simulator.errors import InputError
 from simulator.records import read_mapping
 from simulator.scenario import load_scenario
 from simulator.serving import state
 from simulator.serving.metrics import request_metrics
+from simulator.serving.prefixes import SharedPrefixes
 from simulator.serving.simulation import Run, simulate
 from simulator.serving.traffic import Requests
 
@@ -84,6 +88,8 @@ class EngineRun:
     """Last token."""
     series: Mapping[str, FloatArray] = field(default_factory=dict)
     """t (s), running, waiting, kv_cache_pct [ticks]; empty where none was recorded."""
+    shared: SharedPrefixes | None = None
+    """What prompts have in common; None: nothing is known of it."""
 
     def __len__(self) -> int:
         """Requests."""
@@ -114,12 +120,16 @@ def read_engine_run(folder: Path) -> EngineRun:
     caching = meta.find("kv_cache.enable_prefix_caching")
     if caching is not None:
         settings["prefix_caching"] = meta.flag("kv_cache.enable_prefix_caching")
-    times, tokens = _read_requests(folder / "requests.jsonl")
+    names, times, tokens = _read_requests(folder / "requests.jsonl")
     order = np.argsort(times["arrival_time"], kind="stable")
     times, tokens = {k: v[order] for k, v in times.items()}, {k: v[order] for k, v in tokens.items()}
     arrival_s = times["arrival_time"] + (times["queued_ts"] - times["arrival_time"]).min()
     start_s = arrival_s[0]
-    ticks = folder / "timeseries.csv"
+    ticks, prefixes = folder / "timeseries.csv", folder / "prefixes.csv"
+    shared = None
+    if prefixes.exists():
+        in_order = [names[i] for i in order]
+        shared = read_shared_prompts(prefixes, in_order, tokens["input_toks"], settings["block_tokens"])
     return EngineRun(
         model=meta.text("model").rsplit("/", 1)[-1].lower(),
         engine=f"vLLM {meta.text('vllm_version')}",
@@ -134,6 +144,7 @@ def read_engine_run(folder: Path) -> EngineRun:
         first_token_s=times["first_token_ts"] - start_s,
         finish_s=times["last_token_ts"] - start_s,
         series=_read_series(ticks) if ticks.exists() else {},
+        shared=shared,
     )
 
 
@@ -151,6 +162,7 @@ def simulate_engine_run(run: EngineRun, gpu: str = "rtx-4090", engine: str = "vl
         n,
         {},
         "the run's requests",
+        shared=None if run.shared is None else run.shared.take(order),
     )
     given: dict[str, Any] = {
         "model": run.model, "gpu": gpu, "tp": run.tp, "warmup": 0, "engine": {"name": engine, **run.settings},
@@ -202,6 +214,7 @@ def replay_engine_run(run: EngineRun, gpu: str = "rtx-4090", engine: str = "vllm
                          f"{units.show(float(run.finish_s.max()), 's')}"),
             ("KV cache", f"{run.blocks} blocks of {run.settings['block_tokens']} tokens, given"),
             ("settings", ", ".join(f"{name} {value}" for name, value in run.settings.items())),
+            ("cache", f"{simulated.requests['cached_tokens'].sum()} prompt tokens found in other requests' blocks"),
             ("preemptions", f"{simulated.summary.preemptions} simulated; the run does not record its own"),
         ),
         comparisons=comparisons,
@@ -222,6 +235,10 @@ def _notes(run: EngineRun, rejected: int) -> list[str]:
         notes.append(f"{single} requests of one output token have no TPOT")
     if not run.series:
         notes.append("no time series was recorded")
+    if run.shared is None and run.settings.get("prefix_caching", True):
+        notes.append(
+            "what prompts have in common is not recorded, so none finds another's blocks (give it in prefixes.csv)"
+        )
     return notes
 
 
@@ -287,11 +304,11 @@ class _Meta:
         return value
 
 
-def _read_requests(path: Path) -> tuple[dict[str, FloatArray], dict[str, IntArray]]:
-    """Times and token counts by field [requests], in file order."""
+def _read_requests(path: Path) -> tuple[list[str], dict[str, FloatArray], dict[str, IntArray]]:
+    """Names, times and token counts by field [requests], in file order."""
     times: dict[str, list[float]] = {name: [] for name in _TIMES}
     tokens: dict[str, list[int]] = {name: [] for name in ("input_toks", "output_toks")}
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
     for place, line in enumerate(read_text(path, _MAX_BYTES).split("\n"), start=1):
         if not line.strip():
             continue
@@ -322,10 +339,11 @@ def _read_requests(path: Path) -> tuple[dict[str, FloatArray], dict[str, IntArra
         name = str(row.get("request_id", place))
         if name in seen:
             raise InputError("request_id", name, "appear once", where=where)
-        seen.add(name)
+        seen[name] = None
     if not seen:
         raise InputError("content", "(empty)", "hold at least one request", where=str(path))
-    return {k: np.array(v) for k, v in times.items()}, {k: np.array(v, np.int64) for k, v in tokens.items()}
+    numbers = {k: np.array(v, np.int64) for k, v in tokens.items()}
+    return list(seen), {k: np.array(v) for k, v in times.items()}, numbers
 
 
 def _read_series(path: Path) -> dict[str, FloatArray]:

@@ -97,6 +97,18 @@ def test_what_is_left_out_is_said(tmp_path):
     assert [len(c.simulated) for c in validation.courses] == [2, 2, 2]
 
 
+def test_prompts_that_begin_alike_are_found_in_the_cache(tmp_path):
+    """The record's requests in another order than they arrived in; the later prompt of 100 finds 32 of 40 tokens."""
+    meta = changed(META, "kv_cache.enable_prefix_caching", True)
+    write(tmp_path, meta=meta)
+    alone = replay_engine_run(read_engine_run(tmp_path))
+    assert any("prefixes.csv" in note for note in alone.notes)
+    (tmp_path / "prefixes.csv").write_text("request_id,begins_like,tokens\nb,a,40\n")
+    run = read_engine_run(tmp_path)
+    assert simulate_engine_run(run).requests["cached_tokens"].tolist() == [0, 32]
+    assert not any("prefixes.csv" in note for note in replay_engine_run(run).notes)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
