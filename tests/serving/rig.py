@@ -1,38 +1,61 @@
-"""A replica on a test bench: step times given by hand instead of by a GPU, so that trajectories can be written down."""
+"""A cluster on a test bench, by either loop: step times given by hand instead of by a GPU, so that trajectories can be written down.
+
+The bench itself is `tests.serving.plain.rig`; here its results look alike, whichever loop made them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 
-from simulator.cost.forward import AttentionKind, FastTables
-from simulator.cost.roofline import AttentionRates
-from simulator.serving import cluster, state
-from simulator.serving.simulation import replayed
-from simulator.serving.traffic import Requests
+from simulator.serving import model, plain, state
+from simulator.serving.plain.series import gap_counts, time_series
+from simulator.serving.pool import Pool
+from simulator.serving.step_model import replayed
 from simulator.speculation.acceptance import RecordedAcceptance
 from simulator.speculation.recording import Recording
+from tests.serving.plain import rig
+from tests.serving.plain.rig import tables
 
-MOST_TOKENS = 4096
+__all__ = ["LOOPS", "fresh", "recording", "run", "tables", "traffic"]
 
+LOOPS = ("compiled", "plain")
 
-def tables(step_s: float = 1.0, token_s: float = 0.0) -> FastTables:
-    """A pass that takes `step_s` and `token_s` per token; attention is free, each token costs one FLOP."""
-    tokens = np.arange(MOST_TOKENS + 1, dtype=float)
-    linear_s = np.where(tokens > 0, step_s + token_s * tokens, 0.0)
-    zero = np.zeros_like(tokens)
-    rates = AttentionRates(*[1.0] * len(AttentionRates._fields))
-    plane, kinds = np.stack([linear_s, zero, tokens]), (AttentionKind(0.0, np.inf, 0.0, 0.0, 0.0),)
-    return FastTables(
-        np.stack([plane, plane]), np.stack([zero, zero, zero]), np.stack([zero, zero]), kinds, rates, rates
-    )
+traffic = rig.workload
+"""Requests by hand."""
 
 
-def traffic(arrival_s, prompt_tokens, output_tokens, *, users=0, think_s=None) -> Requests:
-    n = len(arrival_s)
-    return Requests(
-        np.asarray(arrival_s, float), np.asarray(prompt_tokens), np.asarray(output_tokens), np.arange(n),
-        None if think_s is None else np.asarray(think_s, float), users, n, {}, "by hand",
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Outcome:
+    """What a replica has done; its totals are attributes, under the names of `state.REPLICA`."""
+
+    totals: Any
+    series: Any
+    """Sums by time bucket [state.SERIES, BUCKETS]."""
+    bucket_s: float
+    gaps: Any
+    """Histogram of gaps [GAP_BINS]."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.totals, name)
+
+    def at(self, name: str, time_s: float) -> float:
+        """One of `state.SERIES` per second of the step that began at `time_s`."""
+        bucket = self.series[:, int(time_s / self.bucket_s)]
+        return float(bucket[state.SERIES.index(name)] / bucket[state.SERIES.index("busy_s")])
+
+    def sum_of(self, name: str) -> float:
+        """Sum over all time of one of `state.SERIES`."""
+        return float(self.series[state.SERIES.index(name)].sum())
+
+
+def fresh(work: model.Workload) -> model.Workload:
+    """`work` with records of its own, byte for byte: a plain copy leaves what lies between fields to chance."""
+    requests = state.records(state.REQUEST, len(work.requests))
+    requests[:] = work.requests
+    return replace(work, requests=requests)
 
 
 def recording(accepted, gamma, drafted=None) -> Recording:
@@ -42,34 +65,61 @@ def recording(accepted, gamma, drafted=None) -> Recording:
 
 
 def run(
-    requests: Requests, *, target=None, draft=None, gamma=0, rates=None, recorded=None, replicas=1, warmup=0, match=1.0,
-    **config,
-):  # fmt: skip
-    """Simulates `requests`; returns (request records, replicas)."""
-    settings = {
-        "seed": 0, "max_sequences": 8, "max_batched_tokens": 512, "block_tokens": 4, "total_blocks": 1000,
-        "watermark_blocks": 0, "prefix_caching": 1, "prompts_per_pass": 1_000, "prefill_chunk_tokens": 1_000_000, **config,
-    }  # fmt: skip
-    row = state.records(state.CONFIG, 1)
-    for name, value in settings.items():
-        row[0][name] = value
-    row[0].gamma, row[0].match_probability = gamma, match
-    if gamma:
-        row[0].drafter = state.MODEL_DRAFTER if draft else state.NGRAM_DRAFTER
-    n = len(requests)
-    conditional = np.ones((1, 1)) if rates is None else np.atleast_2d(np.asarray(rates, float))
-    missing = max(0, gamma - conditional.shape[1])
-    conditional = np.pad(conditional, ((0, 0), (0, missing)), mode="edge")
-    row_of = np.arange(n) if len(conditional) > 1 else np.zeros(n, dtype=np.int64)
-    target = target or tables()
+    work,
+    *,
+    loop="compiled",
+    recorded=None,
+    replicas=1,
+    router="least-outstanding",
+    slack=4,
+    seed=0,
+    cuts=(),
+    **settings,
+):
+    """Simulates `work`, which stays as it is; returns (request records, outcome of each replica).
+
+    `settings` are those of `plain.rig.step_model`; `recorded` rounds take the place of luck; `cuts` are instants at which the
+    compiled loop is left and entered again.
+    """  # fmt: skip
+    work = fresh(work)
+    n = len(work.requests)
     if recorded:
-        conditional, row_of = RecordedAcceptance.of(recorded).per_request(0, n, gamma)
-    model = cluster.StepModel(row, target, draft or target, conditional, row_of)
-    if recorded:
-        model = replayed(model, recorded)
-    records = state.records(state.REQUEST, n)
-    records["arrival_s"] = requests.arrival_s
-    records["prompt_tokens"] = requests.prompt_tokens
-    records["output_tokens"] = requests.output_tokens
-    records["measured"] = np.arange(n) >= warmup
-    return records, cluster.run(model, records, requests, replicas, np.arange(n))
+        rates, row_of = RecordedAcceptance.of(recorded).per_request(0, n, settings["gamma"])
+        one = replace(rig.step_model(n, seed=seed, **settings), acceptance=rates, row_of=row_of)
+        one = replayed(one, recorded)
+    else:
+        one = rig.step_model(n, seed=seed, **settings)
+    fleet = model.Fleet([one], np.zeros(replicas, dtype=np.int64), model.ROUTERS.index(router), slack, seed)
+    return work.requests, _specified(fleet, work) if loop == "plain" else _compiled(fleet, work, cuts)
+
+
+def _compiled(fleet, work, cuts) -> list[Outcome]:
+    pool = Pool(fleet, work)
+    for cut_s in sorted(cuts):
+        pool.serve(cut_s)
+    pool.serve()
+    records = pool.arrays.records
+    return [Outcome(row, records.series[r], row.bucket_s, records.gaps[r]) for r, row in enumerate(pool.replicas)]
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """A plain replica's counters and state as one."""
+
+    replica: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "used_blocks":
+            return sum(users > 0 for users in self.replica.pool.users)
+        if name == "running":
+            return len(self.replica.running)
+        owner = self.replica if name in ("clock_s", "swapped_blocks") else self.replica.counters
+        return getattr(owner, name)
+
+
+def _specified(fleet, work) -> list[Outcome]:
+    outcomes = []
+    for replica in plain.simulate(fleet, work).replicas:
+        series, bucket_s = time_series(replica.steps)
+        outcomes.append(Outcome(_Totals(replica), np.array(series), bucket_s, np.array(gap_counts(replica.gaps_s))))
+    return outcomes

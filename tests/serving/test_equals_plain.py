@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from simulator.cost.roofline import AttentionRates
 from simulator.cost.tables import AttentionKind
-from simulator.serving import plain, state
+from simulator.serving import plain
 from simulator.serving.model import ROUTERS
 from simulator.serving.pool import Pool
 from tests.serving.plain import rig
+from tests.serving.rig import fresh
 
 EXAMPLES = int(os.environ.get("MEMWALL_EXAMPLES", "150"))
 COUNTERS = (
@@ -120,7 +121,7 @@ def scenarios(draw):
 
 def served(fleet, work, cuts=(), most_steps=1 << 60):
     """The compiled version's (request records, pool) on a copy of `work`."""
-    work = replace(work, requests=work.requests.copy())
+    work = fresh(work)
     pool = Pool(fleet, work, events=2_000)
     for cut in sorted(cuts):
         pool.serve(cut)

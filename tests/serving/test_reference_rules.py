@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.engine import load_engine
-from tests.serving.rig import recording, run, tables, traffic
+from tests.serving import rig
+from tests.serving.rig import recording, tables, traffic
 
 pytest.importorskip("torch")
 
@@ -72,7 +73,7 @@ def test_the_batcher_and_the_step_loop_agree_on_every_time(rows, accepted, gamma
     real = serve(watch, requests, now_s=lambda: watch.now, sleep=watch.sleep).served
 
     engine = load_engine("reference").settings
-    simulated, _ = run(
+    simulated, _ = rig.run(
         traffic(arrivals, prompts, outputs), target=tables(1.0, EIGHTH), gamma=gamma,
         draft=tables(0.25, EIGHTH / 4) if gamma else None, recorded=recorded if gamma else None, max_sequences=batch,
         max_batched_tokens=engine.max_batched_tokens // 2, block_tokens=engine.block_tokens,

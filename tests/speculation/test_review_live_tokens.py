@@ -32,8 +32,7 @@ def test_the_serving_loop_meets_the_mean_over_rounds(icc):
         traffic([0.0] * n, [1] * n, [600] * n), gamma=gamma, rates=rates, draft=tables(0.1), max_sequences=1,
         total_blocks=10_000,
     )  # fmt: skip
-    row = replica.state[0]
-    served = 1 + row.accepted_tokens / row.sequence_rounds
+    served = 1 + replica.accepted_tokens / replica.sequence_rounds
     inverse = 1 / chain_tokens(rates)
     half_width = 3.3 * inverse.std() / n**0.5 * law.live_tokens(gamma) ** 2
     # A round in 180 is cut short at an answer's end, and yields half its tokens.
