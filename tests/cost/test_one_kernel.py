@@ -6,10 +6,10 @@ import pytest
 
 from simulator.architecture import load_decoder
 from simulator.cost.forward import Batch, ForwardCost
-from simulator.cost.roofline import AttentionRates, attention_time, one_kernel
+from simulator.cost.roofline import attention_time, one_kernel
 from simulator.cost.tables import FastTables
 from simulator.hardware import load_gpu
-from simulator.serving import passes, state
+from simulator.serving import passes, pool, state
 
 COST = ForwardCost(load_decoder("llama-3.1-8b"), load_gpu("rtx-4090"))
 BATCHES = {
@@ -22,8 +22,7 @@ BATCHES = {
 
 def looped_tables(tables: FastTables) -> passes.Tables:
     """`tables` as the step loop reads them."""
-    fields = [(name, np.float64) for name in AttentionRates._fields]
-    rates = np.array([tuple(tables.decode_rates), tuple(tables.prefill_rates)], dtype=fields)
+    rates = np.array([tuple(tables.decode_rates), tuple(tables.prefill_rates)], dtype=pool.RATES)
     return passes.Tables(
         tables.linear, tables.head, tables.extra_host_s, np.array([tuple(k) for k in tables.kinds]),
         rates.view(np.recarray), np.zeros((1, 1, 1)), np.array([tables.pipeline]),
