@@ -198,7 +198,7 @@ def admit(
             resume(config, replica, stack, request, found)
         else:
             start_fresh(config, replica, requests, links)
-            if request.retries == 0 and request.carried_tokens == 0:
+            if request.scheduled_s < 0.0 or (request.retries == 0 and request.carried_tokens == 0):
                 request.scheduled_s = replica.clock_s
                 request.cached_tokens = computed
                 replica.cached_tokens += computed

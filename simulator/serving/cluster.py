@@ -1,236 +1,170 @@
-"""Replicas, a router and arrivals: the request clock, in SimPy.
+"""A workload on a cluster, to the end: the request clock.
 
-One SimPy event per arrival (and, in closed loop, per finished request) or none at all where nothing depends on state;
-between events each replica advances by its compiled step loop.
+Between two events of `control` (SimPy) the compiled pools advance. One pool needs no more than that. Prefill and decode pools are
+joined by `handover`: what prefill replicas hand over is an arrival of the decode pool. Nobody in the decode pool may be
+advanced beyond what is yet to be handed over. Where ends cause arrivals (closed loops, sessions), neither pool may be
+advanced beyond the next step of the other: of the two, and of the hand-overs, always the earliest goes on, up to the next
+of the others or until a request has left. Either way results do not depend on how time is cut into calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cost.forward import AttentionKind, FastTables
-from simulator.cost.roofline import AttentionRates
 from simulator.serving import state
-from simulator.serving.compiled import interrupted_afterwards
-from simulator.serving.traffic import Requests
+from simulator.serving.control import Control, Controller, Happening, held_s
+from simulator.serving.handover import Transfers
+from simulator.serving.model import Fleet, Workload
+from simulator.serving.pool import Pool
+from simulator.serving.stages import Breath, Joined, Single
 
 Progress = Callable[[int, int], None]
-"""Called now and then with requests finished and requests in all."""
+"""Called now and then with requests that have ended and requests in all."""
 
-_CHUNK = 20_000
-"""Requests between two calls of `Progress` where the simulation would otherwise be one call."""
+SLICE_STEPS = 200_000
+"""Steps between two looks at the keyboard: some tenths of a second."""
 
 
 @dataclass(frozen=True)
-class StepModel:
-    """All that a replica's step depends on besides its state; shared by the replicas of a cluster."""
+class ClusterRun:
+    """What became of a workload; its request records are filled in."""
 
-    config: Any
-    """One record of `state.CONFIG`."""
-    target: FastTables
-    draft: FastTables
-    """The target's again where no model drafts."""
-    acceptance: NDArray[np.float64]
-    """Conditional acceptance rates [rows, γ]."""
-    row_of: NDArray[np.int64]
-    """Row of each request [requests]."""
-    first_round: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
-    """Where each row's recorded rounds begin, and the end of the last [rows + 1]; one zero where nothing is replayed."""
-    rounds: Any = field(default_factory=lambda: state.records(state.RECORDED, 0))
-    """Recorded rounds, row after row."""
-
-
-class Replica:
-    """One engine instance and its arrays."""
-
-    def __init__(self, model: StepModel, requests: Any):
-        from simulator.serving.replica import advance, scratch_for
-
-        n, slots = len(requests), int(model.config[0].max_sequences)
-        self.state = state.records(state.REPLICA, 1)
-        self.state[0].bucket_s = state.FIRST_BUCKET_S
-        self.queue = np.zeros(n, dtype=np.int64)
-        self.done = np.zeros(n, dtype=np.int64)
-        self.answered = 0
-        """Finished requests that the router has heard of; the loop is ahead of it by the step that is running."""
-        self._finish_s = requests["finish_s"]
-        self.gaps = np.zeros(state.GAP_BINS, dtype=np.int64)
-        self.series = np.zeros((len(state.SERIES), state.BUCKETS))
-        self._advance = advance
-        self._arguments = (
-            model.config, self.state, requests, state.records(state.SLOT, slots), self.queue,
-            state.records(state.PREEMPTED, slots), self.done, _packed(model.target), _packed(model.draft),
-            (model.acceptance, model.row_of, model.first_round, model.rounds), self.gaps, self.series, scratch_for(len(model.target.kinds), len(model.draft.kinds)),
-        )  # fmt: skip
-
-    def submit(self, indices: NDArray[np.int64] | int) -> None:
-        """Requests join the queue; arrivals must not go back in time."""
-        row = self.state[0]
-        count = 1 if isinstance(indices, int) else len(indices)
-        self.queue[row.submitted : row.submitted + count] = indices
-        row.submitted += count
-
-    def advance(self, until_s: float, *, stop_on_finish: bool = False) -> int:
-        """Runs every step that starts before `until_s`; returns how many requests finished."""
-        return int(self._advance(until_s, stop_on_finish, *self._arguments))
-
-    def hear(self, now_s: float) -> None:
-        """The router learns of the answers that are complete by `now_s`."""
-        finished = int(self.state[0].finished)
-        while self.answered < finished and self._finish_s[self.done[self.answered]] <= now_s:
-            self.answered += 1
+    pools: tuple[Pool, ...]
+    """One, or prefill and decode."""
+    transfers: Transfers | None
+    """Between two pools."""
+    happened: tuple[Happening, ...]
+    """Changes of replicas' states, in order of time."""
+    held_s: NDArray[np.float64]
+    """How long the GPUs of each replica were held, from the first arrival to the last end, s [replicas], pools in order."""
+    end_s: float
+    """The last end; of an interrupted simulation the time up to which everything has been simulated."""
+    interrupted: str
+    """Why requests are left that have no end; empty: none is."""
 
     @property
-    def outstanding(self) -> int:
-        """Requests submitted whose answers the router has not heard of."""
-        return int(self.state[0].submitted) - self.answered
-
-    @property
-    def clock_s(self) -> float:
-        """End of the last step."""
-        return float(self.state[0].clock_s)
+    def replicas(self) -> list[Any]:
+        """Records of `state.REPLICA`, pools in order."""
+        return [replica for pool in self.pools for replica in pool.replicas]
 
 
-def compile_step_loop() -> None:
-    """Compiles the step loop, or reads it from the cache: some ten seconds once, a fraction of one afterwards.
-
-    The first simulation would do it anyway; whoever shows progress or measures speed does it apart.
-    """
-    one = np.ones(2)
-    rates = AttentionRates(*[1.0] * len(AttentionRates._fields))
-    kinds = (AttentionKind(*[1.0] * len(AttentionKind._fields)),)
-    tables = FastTables(one, one, one, one, one, one, kinds, rates, rates)
-    config = state.records(state.CONFIG, 1)
-    config[0].max_sequences = 1
-    model = StepModel(config, tables, tables, np.ones((1, 1)), np.zeros(1, dtype=np.int64))
-    with interrupted_afterwards():
-        Replica(model, state.records(state.REQUEST, 1)).advance(0.0)
-
-
-def _packed(tables: FastTables) -> tuple[Any, ...]:
-    kinds = np.array([tuple(AttentionKind(*k)) for k in tables.kinds], dtype=np.float64)
-    linear = np.stack([tables.linear_s, tables.linear_bytes, tables.linear_flop])
-    head = np.stack([tables.head_s, tables.head_bytes, tables.head_flop])
-    return linear, head, kinds, tables.decode_rates, tables.prefill_rates
-
-
-def run(
-    model: StepModel,
-    requests: Any,
-    traffic: Requests,
-    replicas: int,
-    admitted: NDArray[np.int64],
+def run_cluster(
+    fleets: Sequence[Fleet],
+    workload: Workload,
+    control: Control | None = None,
+    *,
     progress: Progress | None = None,
-) -> list[Replica]:
-    """Simulates until every admitted request has finished; fills `requests` in place and returns the replicas.
+    slice_steps: int = SLICE_STEPS,
+    events: int = 0,
+) -> ClusterRun:
+    """Simulates until every request of `workload` has ended, and fills in its records.
 
-    `admitted` are the indices of the requests that are not rejected outright, in order of arrival.
+    `fleets` is one, or those of the prefill replicas (`config.prefill_only`, no drafter) and of the decode replicas, joined by
+    `control.links`. Ctrl-C stops between two slices of `slice_steps`; what has been reached by then is kept.
     """
-    if model.acceptance.shape[1] < model.config[0].gamma:  # compiled code would read past the end
-        raise ValueError(f"acceptance has {model.acceptance.shape[1]} depths, γ is {model.config[0].gamma}")
-    pool = [Replica(model, requests) for _ in range(replicas)]
-    tell = progress or (lambda done, of: None)
-    if traffic.users:
-        _closed_loop(pool, requests, traffic, admitted, tell)
-    elif replicas == 1:
-        _alone(pool[0], requests, admitted, tell)
-    else:
-        _routed(pool, requests, admitted, tell)
-    for replica in pool:
-        replica.advance(np.inf)
-    tell(len(admitted), len(admitted))
-    return pool
+    control = control or Control()
+    simulation = _Simulation(fleets, workload, control, progress, slice_steps, events)
+    with _interruptible(simulation.breath):
+        simulation.run()
+    return simulation.outcome()
 
 
-def least_loaded(pool: list[Replica]) -> int:
-    """The replica with the fewest outstanding requests; the first of equals."""
-    return min(range(len(pool)), key=lambda i: (pool[i].outstanding, i))
+class _Simulation:
+    def __init__(
+        self,
+        fleets: Sequence[Fleet],
+        workload: Workload,
+        control: Control,
+        progress: Progress | None,
+        slice_steps: int,
+        events: int,
+    ):
+        requests = workload.requests
+        requests["replica"] = -1  # who is routed nowhere yet can be lost by nobody
+        self.workload = workload
+        self.total = int((requests["status"] != state.REJECTED).sum())
+        acts = bool(control.failures or control.scaled)
+        if len(fleets) == 1:
+            pool = Pool(fleets[0], workload, events=events, later=acts)
+            self.stage: Single | Joined = Single(pool, slice_steps)
+        elif len(fleets) == 2 and control.links is not None:
+            prefill = Pool(fleets[0], workload, events=events, later=True)
+            alone = replace(workload, admitted=_NOBODY, next_turn=None, think_s=None, users=0, backlog=_NOBODY)
+            decode = Pool(fleets[1], alone, events=events, later=True, first_number=len(prefill.replicas))
+            self.stage = Joined(prefill, decode, workload, control.links, slice_steps)
+        else:
+            raise ValueError(f"{len(fleets)} fleets; one, or two with links between them, make a cluster")
+        self.controller = Controller(self.stage.pools, control) if acts else None
+        tell = progress or (lambda done, of: None)
+        self.breath = Breath(lambda: tell(self.stage.ended, self.total))
 
-
-def _alone(replica: Replica, requests: Any, admitted: NDArray[np.int64], tell: Progress) -> None:
-    # Nothing to decide, so no events: the whole trace is one call of the compiled loop (cut only to show progress).
-    replica.submit(admitted)
-    requests["replica"][admitted] = 0
-    for start in range(_CHUNK, len(admitted), _CHUNK):
-        replica.advance(float(requests["arrival_s"][admitted[start]]))
-        tell(start, len(admitted))
-
-
-def _routed(pool: list[Replica], requests: Any, admitted: NDArray[np.int64], tell: Progress) -> None:
-    import simpy
-
-    env = simpy.Environment()
-
-    def arrivals() -> Generator[Any, Any, None]:
-        # Absolute times: a sum of differences would drift from the trace's own clock.
-        for number, index in enumerate(admitted.tolist()):
-            arrival_s = float(requests["arrival_s"][index])
-            yield env.timeout(max(0.0, arrival_s - env.now))
-            for replica in pool:
-                replica.advance(arrival_s)
-                replica.hear(arrival_s)
-            _submit(pool, requests, index)
-            if number % _CHUNK == 0:
-                tell(number, len(admitted))
-
-    env.process(arrivals())
-    env.run()
-
-
-def _submit(pool: list[Replica], requests: Any, index: int) -> None:
-    chosen = least_loaded(pool)
-    requests["replica"][index] = chosen
-    pool[chosen].submit(index)
-
-
-def _closed_loop(
-    pool: list[Replica], requests: Any, traffic: Requests, admitted: NDArray[np.int64], tell: Progress
-) -> None:
-    """N users who think, ask, wait for the whole answer, and think again until the requests are used up."""
-    import simpy
-
-    env = simpy.Environment()
-    think_s = traffic.think_s if traffic.think_s is not None else np.zeros(len(requests))
-    remaining = iter(admitted.tolist())
-    wake = [env.event() for _ in pool]
-
-    def ask(index: int, delay_s: float) -> Generator[Any, Any, None]:
-        yield env.timeout(delay_s)
-        requests["arrival_s"][index] = env.now
-        _submit(pool, requests, index)
-        chosen = int(requests["replica"][index])
-        if not wake[chosen].triggered:
-            wake[chosen].succeed()
-
-    def next_question() -> None:
-        index = next(remaining, None)
-        if index is not None:
-            env.process(ask(index, float(think_s[index])))
-
-    def serve(number: int) -> Generator[Any, Any, None]:
-        replica = pool[number]
+    def run(self) -> None:
+        controller = self.controller
         while True:
-            if replica.outstanding == 0:
-                wake[number] = env.event()
-                yield wake[number]
-            # Whoever asks at this very instant is heard before the next step is scheduled.
-            yield env.timeout(0)
-            replica.advance(max(env.peek(), np.nextafter(env.now, np.inf)), stop_on_finish=True)
-            if replica.clock_s > env.now:
-                yield env.timeout(replica.clock_s - env.now)
-            seen, replica.answered = replica.answered, int(replica.state[0].finished)
-            for _ in range(seen, replica.answered):
-                next_question()
-            if replica.answered // _CHUNK > seen // _CHUNK:
-                tell(replica.answered, len(admitted))
+            at_s = controller.next_s if controller else math.inf
+            if not self.stage.advance(at_s, self.breath) or not self.stage.pending:
+                break
+            if controller is None or not math.isfinite(at_s):
+                raise RuntimeError("requests are left and nothing is going to happen")
+            controller.act()
+            self.breath.reason = self.breath.reason or controller.stopped
+        if not self.breath.reason:
+            self.breath.tell()
 
-    for number in range(len(pool)):
-        env.process(serve(number))
-    for _ in range(traffic.users):
-        next_question()
-    env.run()
+    def outcome(self) -> ClusterRun:
+        requests, controller = self.workload.requests, self.controller
+        interrupted = self.breath.reason
+        if interrupted:
+            for pool in self.stage.pools:
+                pool.store_running()
+            end_s = self.stage.reached_s
+            requests["status"][requests["status"] == state.HANDED_OVER] = state.WAITING
+        else:
+            end_s = float(requests["finish_s"].max(initial=0.0))
+        requests["scheduled_s"] = np.maximum(requests["scheduled_s"], 0.0)
+        known = np.isfinite(requests["arrival_s"]) & (requests["status"] != state.ABANDONED)
+        start_s = min(float(requests["arrival_s"][known].min(initial=math.inf)), end_s)
+        replicas = sum(len(pool.replicas) for pool in self.stage.pools)
+        held = np.full(replicas, end_s - start_s)
+        if controller:
+            controller.finish()
+            held = held_s(controller.members, start_s, end_s)
+        return ClusterRun(
+            pools=self.stage.pools,
+            transfers=self.stage.transfers,
+            happened=tuple(sorted(controller.happened, key=lambda h: h.time_s)) if controller else (),
+            held_s=held,
+            end_s=end_s,
+            interrupted=interrupted,
+        )
+
+
+_NOBODY = np.zeros(0, dtype=np.int64)
+
+
+@contextmanager
+def _interruptible(breath: Breath) -> Iterator[None]:
+    """Ctrl-C ends the simulation at its next breath, with every array whole; pressed again, at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def pressed(*_: Any) -> None:
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+        breath.reason = "interrupted"
+
+    signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)

@@ -139,7 +139,8 @@ def next_overdue(config: Any, replica: Any, requests: Any, links: Any) -> int:
     """First request in the line whose time-out will come next, -1 for none."""
     if replica.fresh == 0:
         return -1
-    while requests[replica.overdue].status != WAITING:
+    # Who was handed over may wait again, elsewhere.
+    while requests[replica.overdue].status != WAITING or requests[replica.overdue].replica != replica.number:
         replica.overdue = links.after[replica.overdue]
     return int(replica.overdue)
 

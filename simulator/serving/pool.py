@@ -154,10 +154,13 @@ def serve(until_s: float, most_steps: int, blind: bool, a: Any) -> bool:
     """
     pool, replicas, requests = a.pool[0], a.replicas, a.requests
     pool.steps = pool.cursor = 0
+    ended = pool.ended
+    stuck = False  # nobody is open: whoever arrives waits for a later call, the others go on
     while True:
-        index = next_arrival(a)
+        index = -1 if stuck else next_arrival(a)
         arrival_s = requests[index].ready_s if index >= 0 else math.inf
-        if blind and arrival_s < until_s and route(a, index, arrival_s):
+        if blind and arrival_s < until_s:
+            stuck = not route(a, index, max(arrival_s, pool.opened_s))
             continue
         horizon_s = min(arrival_s, until_s)
         r, limit_s = next_replica(pool, replicas, requests, horizon_s)
@@ -165,10 +168,13 @@ def serve(until_s: float, most_steps: int, blind: bool, a: Any) -> bool:
             return False
         if r >= 0:
             advance_one(limit_s, a, r, most_steps)
+            if pool.stops == 1 and pool.ended > ended:
+                return False
             continue
         pool.cursor = 0
-        if arrival_s >= until_s or not math.isfinite(arrival_s) or not route(a, index, max(arrival_s, pool.opened_s)):
+        if arrival_s >= until_s:
             return True
+        stuck = not route(a, index, max(arrival_s, pool.opened_s))
 
 
 @entry

@@ -210,6 +210,7 @@ POOL = np.dtype(
         ("slack", "i8"),
         ("seed", "i8"),
         ("feedback", "i8"),  # 1 when ends cause arrivals
+        ("stops", "i8"),  # 1 when `serve` returns once a request has left; for that feedback must be 1
         ("users", "i8"),
     ],
     align=True,

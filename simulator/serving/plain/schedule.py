@@ -97,7 +97,7 @@ class Schedule:
             self.swapped_tokens += sequence.swapped_tokens
         elif sequence.started:
             sequence.recomputed_tokens -= computed_tokens
-        elif not sequence.carried_tokens and not sequence.retries:
+        elif sequence.scheduled_s < 0 or not (sequence.carried_tokens or sequence.retries):
             sequence.scheduled_s = replica.clock_s
             sequence.cached_tokens = computed_tokens
             replica.counters.cached_tokens += computed_tokens
