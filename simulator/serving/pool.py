@@ -16,7 +16,7 @@ from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.cost.roofline import AttentionRates
 from simulator.cost.tables import AttentionKind, FastTables
 from simulator.serving import state
-from simulator.serving.compiled import compiled, compiled_apart, entry
+from simulator.serving.compiled import compiled, entry
 from simulator.serving.heap import popped, pushed
 from simulator.serving.kv_cache import Blocks, blocks_by_name
 from simulator.serving.line import Links, next_ready_s, submit
