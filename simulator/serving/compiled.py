@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.types import unliteral
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SOURCES = (
     "serving/compiled.py", "serving/state.py", "serving/heap.py", "serving/kv_cache.py", "serving/line.py",
     "serving/luck.py", "serving/passes.py", "serving/drafting.py", "serving/record.py", "serving/batching.py",
-    "serving/steady.py", "serving/replica.py", "serving/routing.py", "serving/pool.py",
+    "serving/steady.py", "serving/arrays.py", "serving/replica.py", "serving/routing.py", "serving/pool.py",
     "cost/roofline.py", "cost/forward.py", "operators.py", "randomness.py",
 )  # fmt: skip
 
@@ -51,18 +52,21 @@ def _compiled(function: F, *, inline: bool, from_python: bool = False) -> F:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_cache_folder())
     try:
-        return cast(
-            F,
-            numba.njit(
-                cache=True,
-                error_model="numpy",
-                forceinline=inline,
-                no_cpython_wrapper=not from_python,
-                no_cfunc_wrapper=True,
-            )(function),
-        )
+        dispatcher: Any = numba.njit(
+            cache=True, error_model="numpy", forceinline=inline, no_cpython_wrapper=not from_python, no_cfunc_wrapper=True,
+            # Nothing here makes an array, so nobody has to count who refers to one.
+            _nrt=False,
+        )(function)  # fmt: skip
     finally:
         config.CACHE_DIR = before
+    resolve = dispatcher.get_call_template
+
+    def for_any_number(args: Any, kws: Any) -> Any:
+        # Else a function is compiled once more for every constant that it is called with.
+        return resolve(tuple(map(unliteral, args)), {name: unliteral(kind) for name, kind in kws.items()})
+
+    dispatcher.get_call_template = for_any_number
+    return cast(F, dispatcher)
 
 
 @contextmanager

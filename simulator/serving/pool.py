@@ -7,7 +7,7 @@ matter how time is cut into calls.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.cost.roofline import AttentionRates
 from simulator.cost.tables import AttentionKind, FastTables
 from simulator.serving import state
+from simulator.serving.arrays import Arrays
 from simulator.serving.compiled import compiled, entry
 from simulator.serving.heap import popped, pushed
 from simulator.serving.kv_cache import Blocks, blocks_by_name
@@ -24,7 +25,7 @@ from simulator.serving.model import Fleet, Workload
 from simulator.serving.passes import KNOT_TOKENS, Tables
 from simulator.serving.record import Followers, Record
 from simulator.serving.replica import advance
-from simulator.serving.routing import LEAST_OUTSTANDING, ROUND_ROBIN, chosen, one_of
+from simulator.serving.routing import LEAST_OUTSTANDING, ROUND_ROBIN, chosen
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -33,64 +34,12 @@ RATES = np.dtype([(name, "f8") for name in AttentionRates._fields], align=True)
 _LARGEST_TABLES_BYTES = 4e9
 
 
-class Arrays(NamedTuple):
-    """Everything a pool consists of; the first axis is the replica, or its model."""
-
-    pool: Any
-    """One record of `state.POOL`."""
-    configs: Any
-    """Records of `state.CONFIG` [models]."""
-    replicas: Any
-    """Records of `state.REPLICA`."""
-    requests: Any
-    links: Links
-    followers: Followers
-    slots: Any
-    """Records of `state.SLOT` [replicas, sequences]."""
-    stacks: Any
-    """Records of `state.PREEMPTED` [replicas, sequences]."""
-    blocks: Blocks
-    pieces: Any
-    """Sources and ends of shared pieces."""
-    targets: Tables
-    """[models, …]."""
-    drafts: Tables
-    luck: Any
-    """As `luck` has it."""
-    records: Record
-    scratch: Any
-    admitted: Any
-    """Requests whose arrivals are known, in order of arrival."""
-
-
-@compiled
-def tables_of(tables: Any, m: int) -> Any:
-    """Tables of model `m`."""
-    return Tables(
-        tables.linear[m], tables.head[m], tables.extra_host_s[m], tables.kinds[m], tables.rates[m], tables.knots[m],
-        tables.pipeline[m],
-    )  # fmt: skip
-
-
 @compiled
 def next_boundary_s(replica: Any, requests: Any) -> float:
     """Start of the next step as far as is known, infinity where nothing waits."""
     if replica.running + replica.stacked + replica.fresh > 0:
         return float(replica.clock_s)
     return float(max(replica.clock_s, next_ready_s(replica, requests)))
-
-
-@compiled
-def advance_one(until_s: float, a: Any, r: int, most_steps: int) -> None:
-    """Advances replica `r`."""
-    replica = a.replicas[r]
-    m = replica.model
-    record = Record(a.records.gaps[r], a.records.edges_s, a.records.series[r], a.records.events[r])
-    advance(
-        until_s, a.pool[0], a.configs[m], replica, a.requests, a.links, a.followers, a.slots[r],
-        a.stacks[r], one_of(a.blocks, r), a.pieces, tables_of(a.targets, m), tables_of(a.drafts, m), a.luck, record, a.scratch,
-        most_steps,
-    )  # fmt: skip
 
 
 @compiled
@@ -167,7 +116,7 @@ def serve(until_s: float, most_steps: int, blind: bool, a: Any) -> bool:
         if pool.steps >= most_steps:
             return False
         if r >= 0:
-            advance_one(limit_s, a, r, most_steps)
+            advance(limit_s, a, r, most_steps)
             if pool.stops == 1 and pool.ended > ended:
                 return False
             continue

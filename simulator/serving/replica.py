@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from simulator.cost.forward import DECODE_QUERY_LIMIT
+from simulator.serving.arrays import one_of, record_of, tables_of
 from simulator.serving.batching import schedule
 from simulator.serving.compiled import compiled, compiled_apart
 from simulator.serving.drafting import add_cached, draft_after, draft_before, has_window
@@ -335,13 +336,17 @@ def next_event_s(config: Any, replica: Any, requests: Any, links: Any) -> float:
 
 
 @compiled_apart
-def advance(
-    until_s: float, pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any,
-    slots: Any, stack: Any, blocks: Any, pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any,
-    most_steps: int,
-) -> None:  # fmt: skip
-    """Runs every step that starts before `until_s`, up to the first after which somebody has left where ends cause arrivals, or
+def advance(until_s: float, a: Any, r: int, most_steps: int) -> None:
+    """Replica `r` runs every step that starts before `until_s`, up to the first after which somebody has left where ends cause arrivals, or
     until the pool has made `most_steps`."""
+    pool, replica, requests, links, followers = a.pool[0], a.replicas[r], a.requests, a.links, a.followers
+    config, target, draft = (
+        a.configs[replica.model],
+        tables_of(a.targets, replica.model),
+        tables_of(a.drafts, replica.model),
+    )
+    slots, stack, blocks, pieces, luck = a.slots[r], a.stacks[r], one_of(a.blocks, r), a.pieces, a.luck
+    record, scratch = record_of(a.records, r), a.scratch
     left = replica.left
     while replica.clock_s < until_s and pool.steps < most_steps:
         event_s = next_event_s(config, replica, requests, links)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.serving.arrays import one_of
 from simulator.serving.compiled import compiled, compiled_apart
-from simulator.serving.kv_cache import Blocks, found_blocks
+from simulator.serving.kv_cache import found_blocks
 from simulator.serving.luck import absorbed, number_of
 from simulator.serving.model import ROUTERS
 
@@ -85,12 +86,3 @@ def chosen(
         if found > most or (found == most and here < fewest):
             best, most, fewest = r, found, here
     return best
-
-
-@compiled
-def one_of(blocks: Any, r: int) -> Any:
-    """The named blocks of replica `r`."""
-    return Blocks(
-        blocks.key[r], blocks.users[r], blocks.after[r], blocks.before[r], blocks.bucket[r], blocks.chain[r],
-        blocks.table[r], blocks.rows[r],
-    )  # fmt: skip
