@@ -55,6 +55,9 @@ def requests_of(prompts, outputs, sent_s, ttft_s, e2e_s):
 
 
 PROMPTS, OUTPUTS = (300, 700, 150, 1000), (12, 5, 30, 8)
+KNOTS = 5e-5
+"""Relative error of a whole answer by interpolated attention: up to 0.07 % of it at 150 to 180 tokens, and it is a sixteenth of a
+pass (tests/serving/test_attention_knots.py has the error by context)."""
 
 
 def test_one_request_at_a_time_takes_what_the_cost_model_says():
@@ -71,7 +74,8 @@ def test_one_request_at_a_time_takes_what_the_cost_model_says():
     validation = compare_server(measured, scenario())
     assert len(validation.quantities) == 9 + 4
     for quantity in validation.quantities:
-        assert quantity.predicted == pytest.approx(quantity.measured, rel=1e-9), quantity.name
+        close = 1e-9 if quantity.name.startswith("TTFT") else KNOTS
+        assert quantity.predicted == pytest.approx(quantity.measured, rel=close), quantity.name
         assert quantity.basis == "not fitted on"
     assert validation.comparisons == ()
     assert ("arrivals", "one request at a time") in validation.conditions
@@ -91,7 +95,7 @@ def test_recorded_arrivals_far_apart_meet_request_by_request():
     validation = compare_server(measured, scenario())
     ttft, e2e = validation.comparisons
     np.testing.assert_allclose(ttft.errors, 0.0, atol=1e-9)
-    np.testing.assert_allclose(e2e.errors, -0.5, atol=1e-9)
+    np.testing.assert_allclose(e2e.errors, -0.5, atol=KNOTS)
     assert ttft.labels["prompt_tokens"].tolist() == list(PROMPTS)
     (rate,) = validation.quantities
     assert rate.predicted == pytest.approx(4 / (15.5 + float(e2e_s[3])), rel=1e-9)
@@ -157,7 +161,7 @@ def test_a_sample_is_resampled_by_whole_rows():
     stated = [Statistic("e2e", "max", float(e2e_s[1]), "x"), Statistic("e2e", "min", float(e2e_s[0]), "y")]
     measured = result(sample, completed=50, max_concurrency=1, statistics=stated)
     for quantity in compare_server(measured, scenario(), draws=2).quantities:
-        assert quantity.predicted == pytest.approx(quantity.measured, rel=1e-9)
+        assert quantity.predicted == pytest.approx(quantity.measured, rel=KNOTS)
 
 
 def test_speculation_is_held_against_the_acceptance_length():
