@@ -22,6 +22,9 @@ SIMULATED = "memwall: simulated, not measured. Every figure says what its times 
 _WORDS = 32
 """Characters from which a cell is a sentence and may be broken, in a table whose columns otherwise must not."""
 
+_LONG = 90
+"""Characters from which a condition has a line of its own."""
+
 
 @dataclass(frozen=True)
 class HtmlPart:
@@ -95,7 +98,7 @@ def _part(part: HtmlPart, *, level: int, first_figure: int) -> list[str]:
             [f'<section aria-label="{name}"><h{level}>{name}</h{level}>{opening}', *inner, f"{closing}</section>"]
         )
 
-    rows = (f"<div><dt>{_escape(k)}</dt><dd>{_escape(v)}</dd></div>" for k, v in part.conditions)
+    rows = (f"<div{_long(v)}><dt>{_escape(k)}</dt><dd>{_escape(v)}</dd></div>" for k, v in part.conditions)
     section("Conditions", '<dl class="conditions">', rows, "</dl>")
     if part.tables:
         section("Results", '<div class="tables">', (_section(table, level + 1) for table in part.tables), "</div>")
@@ -141,6 +144,10 @@ def _section(section: Section, level: int) -> str:
 
 def _words(text: str) -> str:
     return ' class="words"' if len(text) > _WORDS else ""
+
+
+def _long(text: str) -> str:
+    return ' class="long"' if len(text) > _LONG else ""
 
 
 def _escape(text: str) -> str:

@@ -21,12 +21,13 @@ from simulator.output.report import (
     speculate_sentence,
 )
 from simulator.output.simulation_report import (
-    class_section,
+    class_sections,
     confidence_section,
     interval_section,
+    remarks,
+    simulation_section,
     simulation_sentence,
-    simulation_table,
-    statements,
+    warnings,
 )
 from simulator.output.tables import Section
 from simulator.planning.crossover import SpeculateResult
@@ -79,9 +80,9 @@ def simulation_page(result: SimulationResult, intervals: Intervals | None = None
     histogram = serving.tokens_per_round_figure(result)
     if histogram is not None:
         figures.append(histogram)
-    tables = [Section("", simulation_table(result))]
+    tables = [simulation_section(result)]
     if len(result.main.summary.classes) > 1:
-        tables += [class_section(run) for run in result.runs]
+        tables += class_sections(result)
     confidence = confidence_section(result)
     if confidence is not None:
         tables.append(confidence)
@@ -100,10 +101,10 @@ def simulation_page(result: SimulationResult, intervals: Intervals | None = None
 
 
 def simulation_verdict(result: SimulationResult) -> str:
-    """What speculation bought, or what users see; and before it whatever puts a figure in question."""
+    """What speculation bought, or what users see; before it whatever puts a figure in question, after it what else to know."""
     whole = len(result.runs) > 1 and not rows.interruption(result)
     sentence = simulation_sentence(result) if whole else plain_sentence(result)
-    return " ".join([*statements(result), sentence])
+    return " ".join([*warnings(result), sentence, *remarks(result)])
 
 
 def plain_sentence(result: SimulationResult) -> str:

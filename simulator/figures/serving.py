@@ -204,6 +204,8 @@ def load_figure(result: SimulationResult) -> go.Figure:
             line_width=0, layer="below",
         )  # fmt: skip
     figure.update_yaxes(rangemode="tozero")
+    if max(timeline_of(result, run).waiting.max(initial=0.0) for run in result.runs) < 1.0:
+        figure.update_yaxes(range=[0, 1], row=2, col=1)  # hundredths of a request are no queue
     figure.update_xaxes(title="simulated time, s (shaded: what rates are taken over)", row=len(panels), col=1)
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})
     style.finish(figure, finding=_load_sentence(result), tag=_tag(result), height=800)

@@ -113,8 +113,8 @@ def speculate_conditions(result: SpeculateResult) -> list[tuple[str, str]]:
 def simulation_conditions(result: SimulationResult) -> list[tuple[str, str]]:
     """Conditions of a simulation, the rows of its traffic accounted for."""
     scenario, traffic = result.scenario, result.traffic
-    account = f"{traffic.rows_read} read = {len(traffic)} used"
-    account += "".join(f" + {n} dropped ({reason})" for reason, n in traffic.dropped.items())
+    account = f"{traffic.rows_read:,} read = {len(traffic):,} used"
+    account += "".join(f" + {n:,} dropped ({reason})" for reason, n in traffic.dropped.items())
     rows = [*deployment_rows(result.deployment), ("replicas", str(scenario.replicas)), ("traffic", traffic.source)]
     rows += [
         ("rows", account),
@@ -129,8 +129,12 @@ def window_text(summary: Summary) -> str:
     """The stretch that throughput and goodput are taken over."""
     start_s, end_s = summary.window_start_s, summary.window_start_s + summary.window_s
     if summary.window == ARRIVALS:
-        return f"first measured to last arrival, {start_s:,.4g} s to {end_s:,.4g} s (no drain)"
-    return f"the whole run, {start_s:,.4g} s to {end_s:,.4g} s (too short for less: ramp-up and drain count)"
+        return f"first measured to last arrival, {_clock(start_s)} to {_clock(end_s)} (no drain)"
+    return f"the whole run, {_clock(start_s)} to {_clock(end_s)} (too short for less: ramp-up and drain count)"
+
+
+def _clock(time_s: float) -> str:
+    return f"{time_s:,.0f} s" if time_s >= 1000 else f"{time_s:.4g} s"
 
 
 def interruption(result: SimulationResult) -> str:

@@ -32,10 +32,10 @@ def simulation_report(
     conditions = [*rows.simulation_conditions(result), ("typical error", _typical(result.deployment.target.efficiency))]
     blocks: list[Block] = [
         properties(heading, conditions),
-        Section("", simulation_table(result), _simulation_note(result)),
+        simulation_section(result),
     ]
     if len(result.main.summary.classes) > 1:
-        blocks += [class_section(run) for run in result.runs]
+        blocks += class_sections(result)
     confidence = confidence_section(result)
     if confidence is not None:
         blocks.append(confidence)
@@ -55,8 +55,12 @@ def simulation_report(
 
 
 def statements(result: SimulationResult) -> list[str]:
-    """What has to be said about how the run went: interrupted, requests without an answer, saturated, prefixes found, KV
-    room given to speculation."""
+    """What has to be said about how the run went, all of it."""
+    return [*warnings(result), *remarks(result)]
+
+
+def warnings(result: SimulationResult) -> list[str]:
+    """What puts figures in question: interrupted, requests without an answer, saturated."""
     found = []
     if sentence := interruption(result):
         found.append(f"{sentence[0].upper()}{sentence[1:]}. Figures are of what had finished by then.")
@@ -65,6 +69,12 @@ def statements(result: SimulationResult) -> list[str]:
     found += _by_variant(
         result, lambda run: "" if run.summary.stability.stable is not False else run.summary.stability.sentence
     )
+    return found
+
+
+def remarks(result: SimulationResult) -> list[str]:
+    """What else is worth a sentence: prefixes found, KV room given to speculation."""
+    found = []
     if any(run.summary.cached_tokens for run in result.runs):
         found += _by_variant(
             result, lambda run: f"{run.summary.cached_share:.1%} of the prompt tokens were found in the KV cache."
@@ -115,7 +125,16 @@ def _ends(summary: Summary) -> str:
     return f"{summary.requests['finished']:,} requests finished, {parts}."
 
 
-def class_section(run: Run) -> Section:
+def class_sections(result: SimulationResult) -> list[Section]:
+    """Of each variant its classes."""
+    if len(result.runs) == 1:
+        return [_class_section(result.main, f"classes, {_alone(result)}")]
+    return [
+        _class_section(run, f"classes, speculation {'off' if run.variant == 'plain' else 'on'}") for run in result.runs
+    ]
+
+
+def _class_section(run: Run, title: str) -> Section:
     """One line per class: its latencies, and its goodput against its own objectives."""
     body = []
     for c in run.summary.classes:
@@ -125,7 +144,7 @@ def class_section(run: Run) -> Section:
             _seconds(c.tpot_s.p99), _seconds(c.e2e_s.p50), _share(c.good_share), limits or NONE,
         ))  # fmt: skip
     headers = ("class", "n", "TTFT p50", "p99 ", "TPOT p50", "p99", "E2E p50", "good", "objectives")
-    return Section(f"classes, {_variant(run.variant)}", Table(headers, body), "good: share that met its own objectives")
+    return Section(title, Table(headers, body), "good: share that met its own objectives")
 
 
 def confidence_section(result: SimulationResult) -> Section | None:
@@ -211,7 +230,14 @@ def _variants(result: SimulationResult) -> str:
     return "with speculation and without" if len(result.runs) > 1 else _alone(result)
 
 
+def simulation_section(result: SimulationResult) -> Section:
+    """The table of figures, and what its goodput counts."""
+    return Section("", simulation_table(result), _simulation_note(result))
+
+
 def _simulation_note(result: SimulationResult) -> str:
+    if any(c.slo is not None for c in result.traffic.classes):
+        return "goodput: requests that met the objectives of their class"
     slo = {k: v for k, v in result.scenario.slo.model_dump().items() if v is not None}
     if not slo:
         return "goodput counts every request: the scenario names no objective (slo)"
@@ -223,7 +249,7 @@ def simulation_table(result: SimulationResult) -> Table:
     """metric | speculation | off | speculation/off, or metric | value without speculation."""
     body: list[tuple[str, ...]] = []
     summaries = [run.summary for run in result.runs]
-    for name, values, show in _metrics(summaries):
+    for name, values, show in _metrics(summaries, speculates=any(run.gamma for run in result.runs)):
         if not name:
             body.append(("",) * (len(summaries) + (2 if len(summaries) > 1 else 1)))
             continue
@@ -247,7 +273,7 @@ def _variant(variant: str) -> str:
 Show = Callable[[float], str]
 
 
-def _metrics(summaries: Sequence[Summary]) -> list[tuple[str, list[float], Show]]:
+def _metrics(summaries: Sequence[Summary], *, speculates: bool) -> list[tuple[str, list[float], Show]]:
     found: list[tuple[str, list[float], Show]] = []
 
     def add(name: str, field: str, show: Show) -> None:
@@ -280,11 +306,12 @@ def _metrics(summaries: Sequence[Summary]) -> list[tuple[str, list[float], Show]
         add("of these by swap", "swaps", _count)
     if any(s.retries for s in summaries):
         add("retries after a failure", "retries", _count)
-    add("acceptance length, tokens/round", "tokens_per_round", lambda v: _finite(v, ".2f"))
-    add("acceptance rate, accepted/drafted", "acceptance_rate", _share)
-    add("drafted tokens", "drafted_tokens", _count)
-    add("wasted tokens", "wasted_tokens", _count)
-    add("wasted FLOP", "wasted_flop_share", _share)
+    if speculates:
+        add("acceptance length, tokens/round", "tokens_per_round", lambda v: _finite(v, ".2f"))
+        add("acceptance rate, accepted/drafted", "acceptance_rate", _share)
+        add("drafted tokens", "drafted_tokens", _count)
+        add("wasted tokens", "wasted_tokens", _count)
+        add("wasted FLOP", "wasted_flop_share", _share)
     add("USD per million tokens", "usd_per_million_tokens", lambda v: _finite(v, ".3f"))
     return found
 
@@ -338,7 +365,7 @@ def _count(value: float) -> str:
 
 
 def _rate(value: float) -> str:
-    return _finite(value, ",.1f" if abs(value) >= 100 else ",.3g")
+    return _finite(value, ",.1f" if abs(value) >= 99.95 else "#.3g")
 
 
 def _share(value: float) -> str:

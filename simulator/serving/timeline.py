@@ -44,6 +44,7 @@ def timeline(
 ) -> Timeline:
     """`series` (sums by bucket, [state.SERIES, buckets]) in at most `points` stretches; `total_blocks` of all replicas."""
     sums, width_s = folded(series, bucket_s, points)
+    sums = _carried_on(sums, replicas * width_s)
     per_s = {name: row / width_s for name, row in zip(state.SERIES, sums, strict=True)}
     return Timeline(
         width_s=width_s,
@@ -56,6 +57,17 @@ def timeline(
         busy_share=per_s["busy_s"] / replicas,
         steps_per_s=per_s["steps"],
     )
+
+
+def _carried_on(sums: FloatArray, most_s: float) -> FloatArray:
+    """A step counts where it began: what a stretch has of them beyond its own `most_s` of replica time belongs to the next."""
+    sums, busy = sums.copy(), state.SERIES.index("busy_s")
+    for i in range(sums.shape[1] - 1):
+        if sums[busy, i] > most_s:
+            over = sums[:, i] * (1.0 - most_s / sums[busy, i])
+            sums[:, i] -= over
+            sums[:, i + 1] += over
+    return sums
 
 
 def folded(series: FloatArray, bucket_s: float, points: int = MOST_POINTS) -> tuple[FloatArray, float]:

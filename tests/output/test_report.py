@@ -8,6 +8,7 @@ import pytest
 
 from simulator.decoding import DecodeResult, decode
 from simulator.deployment import Deployment, deploy
+from simulator.figures.page import simulation_verdict
 from simulator.output import documents, report, rows, simulation_report
 from simulator.output.tables import Section, _column_blocks, print_blocks
 from simulator.planning.crossover import SpeculateResult
@@ -19,7 +20,7 @@ from tests.output.conftest import made_up, small_simulation
 
 
 def section(blocks: list[report.Block], title: str) -> Section:
-    return next(b for b in blocks if isinstance(b, Section) and b.title.startswith(title))
+    return next(b for b in blocks if isinstance(b, Section) and b.title.startswith(title) and (title or not b.title))
 
 
 @pytest.mark.parametrize("title", ["where the time goes, by cause", "where the time goes, by operator"])
@@ -97,11 +98,19 @@ def test_a_single_class_has_no_table_of_classes(simulation: SimulationResult) ->
 
 def test_classes_stand_with_their_objectives(with_classes: SimulationResult) -> None:
     blocks = simulation_report.simulation_report(with_classes, 1.0)
-    table = section(blocks, "classes, speculation").table
+    assert section(blocks, "").note == "goodput: requests that met the objectives of their class"
+    assert section(blocks, "classes, speculation off")
+    table = section(blocks, "classes, speculation on").table
     assert [row[0] for row in table.rows] == ["kind 0", "kind 1", "kind 2"]
     assert [row[-1] for row in table.rows] == ["TTFT ≤ 1 s", "TPOT ≤ 15 ms", "TPOT ≤ 15 ms"]
     measured = sum(int(row[1].replace(",", "")) for row in table.rows)
     assert measured == with_classes.main.summary.measured
+
+
+def test_doubts_come_before_the_verdict_and_remarks_after_it(with_classes: SimulationResult) -> None:
+    verdict = simulation_verdict(with_classes)
+    places = [verdict.index(words) for words in ("requests finished", "makes tokens", "Speculation costs KV room")]
+    assert places == sorted(places)
 
 
 def test_every_end_is_told_once(with_classes: SimulationResult) -> None:
@@ -182,7 +191,9 @@ def test_reports_of_all_kinds_fit(
 
 def test_plain_decoding_alone_has_one_column() -> None:
     result = small_simulation(speculation=None)
-    assert simulation_report.simulation_table(result).headers == ("", "plain decoding")
+    table = simulation_report.simulation_table(result)
+    assert table.headers == ("", "plain decoding")
+    assert not [row for row in table.rows if "draft" in row[0] or "acceptance" in row[0]]
     assert not any("Speculation" in b for b in simulation_report.simulation_report(result, 1.0) if isinstance(b, str))
 
 

@@ -36,6 +36,17 @@ def test_a_timeline_by_hand():
     }  # fmt: skip
 
 
+def test_steps_that_outlast_a_stretch_go_on_in_the_next():
+    # Two steps of 3 s with 8 requests begin in the first 4 s: 2 s of them are the next stretch's.
+    series = np.zeros((len(state.SERIES), 2))
+    for name, value in {"busy_s": 6.0, "running_s": 48.0, "output_tokens": 12.0, "steps": 2.0}.items():
+        series[state.SERIES.index(name), 0] = value
+    found = timeline(series, 4.0, total_blocks=1, replicas=1)
+    assert found.running == pytest.approx([8.0, 4.0])
+    assert found.busy_share == pytest.approx([1.0, 0.5])
+    assert found.output_tokens_per_s == pytest.approx([2.0, 1.0])
+
+
 def test_no_series_is_an_empty_timeline():
     found = timeline(np.zeros((len(state.SERIES), 0)), 1.0, total_blocks=10, replicas=1)
     assert len(found.time_s) == len(found.waiting) == 0
