@@ -11,6 +11,8 @@ from simulator.errors import UnknownName
 if TYPE_CHECKING:
     from simulator.hardware import Provenance
     from simulator.output.report import Block
+    from simulator.output.tables import Section
+    from simulator.serving.requests import Requests
 
 KINDS = ("gpu", "link", "engine", "model", "drafter", "traffic", "scenario")
 _PLURAL = {kind: kind if kind == "traffic" else f"{kind}s" for kind in KINDS}
@@ -86,7 +88,7 @@ def _engine_row(name: str) -> tuple[str, ...]:
     engine = load_engine(name)
     return (
         engine.name, engine.title, show(engine.host_step_s, "s"), show(engine.host_draft_pass_s, "s"),
-        str(engine.settings.max_sequences), str(engine.settings.max_batched_tokens),
+        f"{engine.settings.max_sequences:,}", f"{engine.settings.max_batched_tokens:,}",
     )  # fmt: skip
 
 
@@ -317,30 +319,71 @@ def _show_traffic(name: str) -> list[Block]:
         d = Distribution.of(values.astype(float))
         figures = (d.mean, d.standard_deviation, d.p50, d.p90, d.p99, d.largest)
         body.append((what, f"{d.n:,}", *(f"{figure:,.0f}" for figure in figures)))
-    rows = [
-        (key, str(value))
-        for key, value in traffic.model_dump(exclude={"lengths", "classes", "clients"}, exclude_none=True).items()
-    ]
-    return [
+    shown = traffic.model_dump(
+        mode="json", exclude={"lengths", "classes", "clients"}, exclude_none=True, exclude_defaults=True
+    )
+    rows = [(key.replace("_", " "), _flow(value)) for key, value in shown.items()]
+    if requests.session is not None:
+        talks = len(set(requests.session.tolist()))
+        rows.append(("conversations", f"{talks:,} of {len(requests) / talks:.3g} turns in the mean"))
+    blocks: list[Block] = [
         properties(name, rows),
         requests.source,
         Section("", Table(("seed 0", "n", "mean", "s.d.", "p50", "p90", "p99", "most"), [tuple(row) for row in body])),
     ]
+    return [*blocks, _class_table(requests)] if len(requests.classes) > 1 else blocks
+
+
+def _flow(value: Any) -> str:
+    """A field's value on one line, as YAML has it."""
+    import yaml
+
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+    return str(text).removesuffix("...\n").strip()
+
+
+def _class_table(requests: Requests) -> Section:
+    """What distinguishes the classes of these requests."""
+    import numpy as np
+
+    from simulator.output.rows import Table
+    from simulator.output.tables import Section
+    from simulator.units import show
+
+    class_of = np.zeros(len(requests), dtype=np.int64) if requests.class_of is None else requests.class_of
+    body = []
+    for number, kind in enumerate(requests.classes):
+        members = class_of == number
+        n = int(members.sum())
+        prompts, outputs = requests.prompt_tokens[members], requests.output_tokens[members]
+        slo = kind.slo.model_dump(exclude_none=True) if kind.slo else {}
+        limits = ", ".join(f"{name.removesuffix('_s').upper()} ≤ {show(limit, 's')}" for name, limit in slo.items())
+        body.append((
+            kind.name, f"{n:,}", *(f"{v.mean():,.0f}" if n else NONE for v in (prompts, outputs)), str(kind.priority),
+            NONE if kind.patience_s is None else show(kind.patience_s, "s"), limits or NONE,
+        ))  # fmt: skip
+    headers = ("class", "n", "mean prompt", "mean output", "priority", "patience", "objectives")
+    return Section("classes, seed 0", Table(headers, body))
 
 
 def _show_scenario(name: str) -> list[Block]:
     import yaml
 
-    from simulator.scenario import load_scenario
+    from simulator.scenario import Scenario, load_scenario
 
     scenario = load_scenario(name)
-    data = scenario.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    lengths = data["traffic"].get("lengths")
-    if isinstance(lengths, dict):  # tables of quantiles say little to a reader
-        data["traffic"]["lengths"] = lengths.get("source") or "as in the file"
+    data = scenario.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"title"})
+    data["engine"] = scenario.engine.model_dump(mode="json", exclude_none=True)
+    for part in (data["traffic"], *data["traffic"].get("classes", ()), *data["traffic"].get("clients", ())):
+        lengths = part.get("lengths")
+        if isinstance(lengths, dict):  # tables of quantiles say little to a reader
+            part["lengths"] = lengths.get("source") or "as in the file"
+    data = {field: data[field] for field in Scenario.model_fields if field in data}
     return [
         scenario.title or scenario.name,
-        yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10_000).rstrip(),
+        yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None).rstrip(),
     ]
 
 

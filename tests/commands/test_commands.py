@@ -231,6 +231,32 @@ def test_show_gpu_gives_every_figure_its_source(
         assert provenance.source.title in out
 
 
+def test_show_scenario_tells_classes_apart_without_their_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "scenario", "mixed-classes") == 0
+    out = capsys.readouterr().out
+    assert "engine: {name: vllm, max_sequences: 32, order: priority, queue_timeout_s: 20.0}" in out
+    assert out.count("- name: ") == 3
+    assert "quantiles" not in out
+
+
+def test_show_traffic_has_a_row_for_each_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "traffic", "mixed-classes") == 0
+    out = capsys.readouterr().out
+    for words in (
+        ("chat", "0", "120 s", "TTFT ≤ 2 s, TPOT ≤ 100 ms"),
+        ("code", "-1", "10 s"),
+        ("background", "1", "–"),
+    ):
+        line = next(line for line in out.splitlines() if line.startswith(words[0] + " "))
+        assert all(word in line for word in words)
+
+
+def test_gpus_of_all_stages_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "scenarios") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("pipeline-405b"))
+    assert "16 × h100-sxm" in line
+
+
 # --- changes to a scenario ------------------------------------------------------------------------------------------
 def changed(*argv: str) -> object:
     return simulate.changed_scenario(parser()[0].parse_args(["simulate", *argv]))
