@@ -83,7 +83,8 @@ class EngineSettings(Record):
     watermark: float = 0.0
     """Share of KV blocks kept free when a waiting request is admitted beside running ones; vLLM V1 keeps none."""
     prefix_caching: bool = True
-    """A preempted request finds again those of its blocks that nobody has overwritten; vLLM V1's default."""
+    """Blocks that nobody has overwritten are found again: a preempted request's own, those of earlier turns of a conversation,
+    those of shared beginnings; vLLM V1's default."""
     prefill: Literal["mixed", "first"] = "mixed"
     """``mixed``: prompts share a step with sequences that decode (vLLM V1). ``first``: prompts run in passes of their own
     as long as any fits, and only then do all others decode (vLLM V0, SGLang, the reference decoder)."""

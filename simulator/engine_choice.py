@@ -41,7 +41,7 @@ class EngineChoice(Record):
     watermark: float | None = None
     """Share of KV blocks kept free on admission."""
     prefix_caching: bool | None = None
-    """Whether preempted requests find again what nobody has overwritten."""
+    """Whether requests find again what nobody has overwritten."""
     prefill: Literal["mixed", "first"] | None = None
     """Whether prompts share steps with decoding or run first, in passes of their own."""
     prompts_per_pass: int | None = None

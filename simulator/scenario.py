@@ -12,6 +12,7 @@ from simulator.deployment import Deployment, EngineChoice, deploy
 from simulator.errors import InputError
 from simulator.quantization import Quantization
 from simulator.records import Record, read_mapping, validate
+from simulator.serving.quantities import Rate
 from simulator.serving.traffic import Traffic, load_traffic, parse_traffic, with_load
 from simulator.slo import Slo
 from simulator.speculation.acceptance import MAX_GAMMA, AcceptanceConfig
@@ -39,8 +40,8 @@ class Speculation(Record):
 class Load(Record):
     """Overrides of the traffic's load."""
 
-    rate_per_s: float | None = None
-    """Arrivals per second (open loop; a trace is stretched)."""
+    rate_per_s: Rate | None = None
+    """Arrivals per second (open loop; a trace is stretched); text such as "30 /min" too."""
     requests: int | None = None
     """How many requests."""
     users: int | None = None

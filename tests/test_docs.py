@@ -5,10 +5,26 @@ import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 
+from simulator import load_scenario
 from simulator.cli import main
+from simulator.engine import EngineSettings
+from simulator.quantization import Quantization
+from simulator.scenario import Load, Scenario, Speculation
+from simulator.serving.arrivals import Stage
+from simulator.serving.classes import TrafficClass
+from simulator.serving.clients import Client
+from simulator.serving.lengths import Lengths
+from simulator.serving.sessions import Conversation
+from simulator.serving.trace_replay import Trace
+from simulator.serving.traffic import ClosedLoop, Gamma
+from simulator.slo import Slo
+from simulator.speculation.acceptance import AcceptanceConfig
+from simulator.speculation.recording import Replay
 
 ROOT = Path(__file__).resolve().parents[1]
+SCENARIOS = (ROOT / "docs/scenarios.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -38,3 +54,39 @@ def test_pictures_in_the_readme_exist():
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
     assert pictures
     assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+# docs/scenarios.md
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Scenario, Load, Slo, Quantization, EngineSettings, Speculation, AcceptanceConfig, Replay, Gamma, ClosedLoop, Client,
+        TrafficClass, Lengths, Conversation, Stage, Trace,
+    ],
+)  # fmt: skip
+def test_every_field_of_a_scenario_is_described(record):
+    prose = re.sub(r"^```.*?^```", "", SCENARIOS, flags=re.M | re.S)
+    described = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", prose))))
+    assert set(record.model_fields) <= described
+
+
+@pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", SCENARIOS, re.M | re.S))
+def test_scenarios_in_the_documents_can_be_served(text, tmp_path):
+    (tmp_path / "s.yaml").write_text(text)
+    assert load_scenario(tmp_path / "s.yaml").deployment().fit().kv_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("record", "heading"), [(Scenario, "Scenarios"), (EngineSettings, "Engine settings"), (Speculation, "Speculation")]
+)
+def test_simple_defaults_are_the_ones_described(record, heading):
+    (section,) = re.findall(rf"^#+ {heading}\n(.*?)(?=^## |\Z)", SCENARIOS, re.M | re.S)
+    said = {}
+    for names, defaults in re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|", section, re.M):
+        said |= dict(zip(re.findall(r"\w+", names), defaults.replace("`", "").split(", "), strict=False))
+    simple = {n: f.default for n, f in record.model_fields.items() if isinstance(f.default, bool | int | float | str)}
+    simple.pop("title", None)
+    assert len(simple) > 0
+    assert {name: yaml.safe_load(said[name]) for name in simple} == simple

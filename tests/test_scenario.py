@@ -2,8 +2,8 @@
 
 import pytest
 
-from simulator import catalog, load_scenario
-from simulator.errors import InputError, UnknownName
+from simulator import catalog, load_scenario, simulate
+from simulator.errors import DoesNotFit, InputError, UnknownName
 
 MINIMAL = {
     "model": "llama-3.1-8b", "gpu": "h100",
@@ -88,3 +88,53 @@ def test_gpus_that_do_not_suit_the_model_are_refused_when_deployed(changes, sent
 def test_engine_settings_are_checked_when_deployed(engine, sentence):
     with pytest.raises(InputError, match=sentence):
         load_scenario({**MINIMAL, "engine": engine}).deployment().fit()
+
+
+# What the bundled scenarios say of themselves
+
+
+@pytest.mark.parametrize("name", catalog.names("scenario"))
+def test_every_bundled_scenario_can_be_simulated(name):
+    result = simulate(load_scenario(name, load={"requests": 60}))
+    for run in result.runs:
+        ends = run.summary.requests
+        assert ends["finished"] > 50
+        assert sum(ends.values()) == 60
+
+
+def test_classes_by_priority_meet_objectives_that_they_miss_in_order_of_arrival():
+    served = {}
+    for order in ("priority", "fcfs"):
+        scenario = load_scenario("mixed-classes")
+        engine = scenario.engine.model_copy(update={"order": order})
+        found = simulate(scenario.model_copy(update={"engine": engine})).main.summary
+        served[order] = {c.name: c.good_share for c in found.classes}
+    assert min(served["priority"]["chat"], served["priority"]["code"]) > 0.9
+    assert max(served["fcfs"]["chat"], served["fcfs"]["code"]) < 0.5
+    assert served["priority"]["background"] < served["fcfs"]["background"]
+
+
+def test_agents_without_a_prefix_cache_overrun_the_server():
+    scenario = load_scenario("agents-multi-turn")
+    without = scenario.engine.model_copy(update={"prefix_caching": False})
+    cached = simulate(scenario).main.summary
+    computed = simulate(scenario.model_copy(update={"engine": without})).main.summary
+    assert cached.cached_share > 0.9
+    assert computed.cached_share == 0.0
+    assert cached.good_share > 0.95
+    assert computed.good_share < 0.1
+
+
+def test_weights_that_need_two_nodes_do_not_fit_one():
+    scenario = load_scenario("pipeline-405b")
+    assert scenario.deployment().gpus == 16
+    with pytest.raises(DoesNotFit):
+        scenario.model_copy(update={"pp": 1}).deployment().fit()
+
+
+def test_on_one_node_spread_experts_cost_more_than_they_save():
+    scenario = load_scenario("moe-deepseek-v3-ep", load={"requests": 300})
+    split = scenario.model_copy(update={"ep": None, "expert_skew": 1.0})
+    even = scenario.model_copy(update={"expert_skew": 1.0})
+    skewed, spread, whole = (simulate(s).main.summary.tpot_s.mean for s in (scenario, even, split))
+    assert skewed > spread > whole
