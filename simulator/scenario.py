@@ -69,6 +69,10 @@ class Scenario(Record):
     """With `ep`: tokens on the busiest GPU over their mean over GPUs, no unit; all others wait for it."""
     expert_exponent: float = 0.0
     """Zipf exponent of the experts' popularity, no unit; 0: all are chosen alike."""
+    link: str | None = None
+    """What joins the GPUs of a node: bundled name or path; left out, the GPU's own."""
+    network: str | None = None
+    """What joins nodes; left out, the GPU's own."""
     replicas: int = Field(default=1, ge=1, le=1024)
     """Copies of the model behind the router."""
     quantization: Quantization = Quantization()
@@ -99,7 +103,8 @@ class Scenario(Record):
         return deploy(
             self.model, self.gpu, tp=self.tp, pp=self.pp, ep=self.ep, expert_skew=self.expert_skew,
             expert_exponent=self.expert_exponent, quantization=self.quantization, engine=self.engine,
-            draft=self.speculation.draft if self.speculation else None, base=self.base,
+            draft=self.speculation.draft if self.speculation else None, link=self.link, network=self.network,
+            base=self.base,
         )  # fmt: skip
 
 

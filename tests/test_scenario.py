@@ -57,9 +57,11 @@ def test_what_is_refused_says_field_value_and_rule(changes, sentence):
 
 def test_stages_and_experts_reach_the_costs():
     spread = {"model": "gpt-oss-120b", "tp": 2, "pp": 2, "ep": 4, "expert_skew": 1.5, "expert_exponent": 0.5}
-    deployment = load_scenario({**MINIMAL, **spread}).deployment()
+    links = {"link": "pcie-5-x16", "network": "infiniband-hdr-200"}
+    deployment = load_scenario({**MINIMAL, **spread, **links}).deployment()
     target = deployment.target
     assert (deployment.gpus, target.tp, target.pp) == (4, 2, 2)
+    assert (target.link.name, target.network.name) == ("pcie-5-x16", "infiniband-hdr-200")
     assert (target.experts.ep, target.experts.skew, target.experts.exponent) == (4, 1.5, 0.5)
 
 

@@ -230,13 +230,15 @@ def _load_sentence(result: SimulationResult) -> str:
     if growing:
         first = growing[0].summary.stability.sentence.partition(". ")[0]
         return f"{style.VARIANT_NAMES[growing[0].variant]}: {first[0].lower()}{first[1:]}".capitalize()
+    each = " on each replica" if result.scenario.replicas > 1 else ""
     if result.main is result.plain:
         return (
             f"At most {main.most_running} requests run together on one replica, and {main.kv_occupancy_most:.0%} of the KV "
             "cache is full"
         )
     return (
-        f"With speculation {main.mean_running:.1f} requests run together on average, without {plain.mean_running:.1f}: "
+        f"With speculation {main.mean_running:.1f} requests run together{each} on average, without "
+        f"{plain.mean_running:.1f}: "
         + ("those that finish sooner leave room" if main.mean_running < plain.mean_running else "no room is gained")
     )
 
