@@ -234,11 +234,14 @@ def attention_time(
 
     # Rows are padded to whole tiles, and the triangle below the diagonal to whole squares.
     padding = tiles * rates.query_tile / rows
-    square = (tiles * rates.query_tile - rows + rates.query_tile) / (2.0 * rates.rows_per_token)
-    triangle = square * max(0.0, 1.0 - 1.0 / per_sequence)
+    triangle = 0.0
+    if per_sequence > 1.0:
+        square = (tiles * rates.query_tile - rows + rates.query_tile) / (2.0 * rates.rows_per_token)
+        triangle = square * (1.0 - 1.0 / per_sequence)
     padded = (flop + rates.flop_per_pair * query_tokens * triangle) * padding
     work = padded / rates.flop_per_s + math.ceil(blocks / rates.sm_count) * rates.wave_s
-    work += sequences * rates.heads_of_blocks / rates.sm_count * rates.sequence_s
+    if rates.sequence_s > 0.0:
+        work += sequences * rates.heads_of_blocks / rates.sm_count * rates.sequence_s
 
     serial = rates.kv_step_s * max(0.0, keys + 0.5 * (per_sequence - 1.0) - KV_TILE)
     most = math.floor(BLOCKS_PER_SM * rates.sm_count / blocks)
@@ -248,12 +251,16 @@ def attention_time(
             split = min(most * 1.0, max(1.0, math.sqrt(serial / rates.combine_s)))
         serial = min(serial, rates.split_s + serial / split + rates.combine_s * split)
 
-    # (a^p + b^p)^(1/p) with the larger taken out, so that microseconds to a high power do not underflow.
-    high, low = max(work, serial), min(work, serial)
-    compute = high * (1.0 + (low / high) ** p) ** (1.0 / p) if high > 0.0 else 0.0
+    # (a^p + b^p + c^p)^(1/p) with the largest taken out, so that microseconds to a high power do not underflow.
     memory = (kv_bytes + query_tokens * rates.query_bytes) / rates.bytes_per_s
-    high, low = max(memory, compute), min(memory, compute)
-    joined = high * (1.0 + (low / high) ** p) ** (1.0 / p) if high > 0.0 else 0.0
+    inverse = 1.0 / p
+    high, low = max(work, serial), min(work, serial)
+    compute = high * (1.0 + (low / high) ** p) ** inverse if high > 0.0 else 0.0
+    joined = 0.0
+    if memory >= high and memory > 0.0:
+        joined = memory * (1.0 + (high / memory) ** p + (low / memory) ** p) ** inverse
+    elif high > 0.0:
+        joined = high * (1.0 + (low / high) ** p + (memory / high) ** p) ** inverse
     overhead = rates.t0_s + (rates.copy_s if sequences > 1.0 else 0.0)
     return overhead + joined, memory, compute, overhead
 

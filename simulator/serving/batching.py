@@ -81,7 +81,7 @@ def makes_room(
     return given_up
 
 
-@compiled_apart
+@compiled
 def schedule(
     config: Any, replica: Any, requests: Any, slots: Any, links: Any, stack: Any, blocks: Any, pieces: Any, luck: Any,
     record: Any,

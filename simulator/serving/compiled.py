@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.types import unliteral
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -47,18 +49,60 @@ def entry(function: F) -> F:
     return _compiled(function, inline=False, from_python=True)
 
 
+class _Within(JITCodeLibrary):
+    """Code that is only ever linked into other code: neither optimised by itself nor turned into machine code.
+
+    numba does both for every function with all that it calls inside, which for functions ten deep means ten times. Ours have one
+    way in, so one time is enough.
+    """
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return 0
+
+    @property
+    def codegen(self) -> Any:
+        return _NoEnvironments()
+
+
+class _NoEnvironments:
+    """In the place of a code generator: there is no machine code that would need its environment set."""
+
+    def set_env(self, name: str, environment: Any) -> None:
+        pass
+
+
+class _Inner(Compiler):
+    """Compiles functions that only compiled ones call."""
+
+    def define_pipelines(self) -> Any:
+        library = self.state.targetctx.codegen().create_library(self.state.func_id.func_qualname)
+        library.__class__ = _Within
+        self.state.library = library
+        return super().define_pipelines()
+
+
 def _compiled(function: F, *, inline: bool, from_python: bool = False) -> F:
-    config: Any = numba.config
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(_cache_folder())
-    try:
-        dispatcher: Any = numba.njit(
-            cache=True, error_model="numpy", forceinline=inline, no_cpython_wrapper=not from_python, no_cfunc_wrapper=True,
-            # Nothing here makes an array, so nobody has to count who refers to one.
-            _nrt=False,
-        )(function)  # fmt: skip
-    finally:
-        config.CACHE_DIR = before
+    # Nothing here makes an array, so nobody has to count who refers to one (`_nrt`).
+    options: dict[str, Any] = {"error_model": "numpy", "forceinline": inline, "no_cfunc_wrapper": True, "_nrt": False}
+    if not from_python:
+        dispatcher: Any = numba.njit(no_cpython_wrapper=True, pipeline_class=_Inner, **options)(function)
+    else:
+        config: Any = numba.config
+        before = config.CACHE_DIR
+        config.CACHE_DIR = str(_cache_folder())
+        try:
+            dispatcher = numba.njit(cache=True, **options)(function)
+        finally:
+            config.CACHE_DIR = before
     resolve = dispatcher.get_call_template
 
     def for_any_number(args: Any, kws: Any) -> Any:

@@ -185,7 +185,7 @@ def enter_full(config: Any, blocks: Any, slot: Any, request: Any, pieces: Any, k
     slot.keyed = max(slot.keyed, full)
 
 
-@compiled_apart
+@compiled
 def give_back(config: Any, replica: Any, blocks: Any, slot: Any, request: Any, pieces: Any) -> None:
     """The sequence's blocks join the tail of the queue, the last one first; those that others use stay with them."""
     # Accepted drafts may have filled blocks since the last schedule.

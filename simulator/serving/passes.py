@@ -94,7 +94,7 @@ def one_layer(
     return seconds
 
 
-@compiled_apart
+@compiled
 def attention_step(tables: Any, loads: Any, counts: Any, replica: Any) -> float:
     """Seconds of all attention kernels of a pass on any batch; adds their bytes and FLOP to the replica's."""
     seconds = 0.0

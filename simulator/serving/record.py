@@ -148,7 +148,7 @@ def arrives_later(pool: Any, requests: Any, links: Any, index: int, at_s: float)
     pool.later = pushed(pool.later, index, requests["ready_s"], links.index, links.arrival_left, links.arrival_right)
 
 
-@compiled_apart
+@compiled
 def leave(
     pool: Any, replica: Any, requests: Any, links: Any, followers: Any, index: int, status: int, at_s: float
 ) -> None:

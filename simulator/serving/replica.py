@@ -36,7 +36,7 @@ from simulator.serving.state import (
 from simulator.serving.steady import can_run_steadily, run_steadily
 
 
-@compiled_apart
+@compiled
 def emit(
     pool: Any,
     config: Any,
@@ -94,7 +94,7 @@ def emit(
     replica.left_last = replica.left - left_before
 
 
-@compiled_apart
+@compiled
 def leave_finished(
     pool: Any,
     config: Any,
@@ -125,7 +125,7 @@ def leave_finished(
     replica.finishing = 0
 
 
-@compiled_apart
+@compiled
 def depart(
     pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, blocks: Any, pieces: Any,
     record: Any, status: int,
@@ -200,7 +200,7 @@ def draw(config: Any, replica: Any, slots: Any, luck: Any) -> tuple[int, int, in
     return drafted, accepted, rounds
 
 
-@compiled_apart
+@compiled
 def step(
     pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any, blocks: Any,
     pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any,
@@ -292,7 +292,7 @@ def step(
     emit(pool, config, replica, requests, links, followers, slots, blocks, pieces, record)
 
 
-@compiled_apart
+@compiled
 def dismiss(
     pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any, blocks: Any,
     pieces: Any, record: Any,

@@ -109,7 +109,7 @@ def finish_step(
     return gap_s
 
 
-@compiled_apart
+@compiled
 def run_plain(
     horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
     target: Any, record: Any, scratch: Any, most_steps: int,
@@ -191,14 +191,14 @@ def run_plain(
     return int(steps)
 
 
-@compiled_apart
+@compiled
 def run_rounds(
     horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
     target: Any, draft: Any, luck: Any, record: Any, scratch: Any, most_steps: int,
 ) -> int:  # fmt: skip
     """A steady run of rounds: every sequence verifies γ drafts in each step, and then the drafter makes the next ones."""
     draft_loads, counts, cached, draft_cached = scratch[1], scratch[2], scratch[3], scratch[4]
-    running, q = replica.running, config.gamma + 1
+    running, q, block_tokens = replica.running, config.gamma + 1, config.block_tokens
     tokens = running * q
     held = needed = measured = 0
     for i in range(running):
@@ -242,11 +242,13 @@ def run_rounds(
             emitted += gained
             slot.accepted_tokens += used
             slot.emitted_tokens = gained
-            slot.decode_rounds += 1
             slot.generated_tokens += gained
             slot.left_tokens -= gained
             slot.computed_tokens = context + gained
-            slot.blocks = max(slot.blocks, blocks_for(config, context + q))
+            room = slot.blocks * block_tokens
+            if context + q > room:
+                slot.blocks = blocks_for(config, context + q)
+                room = slot.blocks * block_tokens
             if slot.left_tokens > 0:
                 drafting += 1
                 new += gained
@@ -254,7 +256,8 @@ def run_rounds(
                 pairs += gained * (context + 0.5 * (gained + 1.0))
                 known += context + 1 + gained
                 held += slot.computed_tokens
-                needed += max(0, blocks_for(config, slot.computed_tokens + q) - slot.blocks)
+                if context + gained + q > room:
+                    needed += blocks_for(config, context + gained + q) - slot.blocks
             else:
                 finished = True
         drafted = running * config.gamma
@@ -287,6 +290,7 @@ def run_rounds(
             slot = slots[i]
             slot.chunks += steps
             slot.rounds += steps
+            slot.decode_rounds += steps
             slot.drafted_tokens += steps * config.gamma
             slot.last_token_s = replica.clock_s
             slot.longest_gap_s = max(slot.longest_gap_s, longest_s)
