@@ -6,6 +6,7 @@ go on running the old code. So the cache lives in a folder named after the sourc
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import signal
@@ -49,6 +50,14 @@ def entry(function: F) -> F:
     return _compiled(function, inline=False, from_python=True)
 
 
+def _refuse(*_: Any) -> None:
+    raise TypeError("only compiled code may call this function; its plain Python is at .py_func")
+
+
+_REFUSAL = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.py_object)(_refuse)
+"""What Python meets that calls such a function all the same."""
+
+
 class _Within(JITCodeLibrary):
     """Code that is only ever linked into other code: neither optimised by itself nor turned into machine code.
 
@@ -64,9 +73,9 @@ class _Within(JITCodeLibrary):
         self._verify_declare_only_symbols()
         self._finalized = True
 
-    def get_pointer_to_function(self, name: str) -> int:
+    def get_pointer_to_function(self, name: str) -> int | None:
         self._ensure_finalized()
-        return 0
+        return ctypes.cast(_REFUSAL, ctypes.c_void_p).value
 
     @property
     def codegen(self) -> Any:
@@ -93,14 +102,15 @@ class _Inner(Compiler):
 def _compiled(function: F, *, inline: bool, from_python: bool = False) -> F:
     # Nothing here makes an array, so nobody has to count who refers to one (`_nrt`).
     options: dict[str, Any] = {"error_model": "numpy", "forceinline": inline, "no_cfunc_wrapper": True, "_nrt": False}
+    jit: Any = numba.njit
     if not from_python:
-        dispatcher: Any = numba.njit(no_cpython_wrapper=True, pipeline_class=_Inner, **options)(function)
+        dispatcher: Any = jit(no_cpython_wrapper=True, pipeline_class=_Inner, **options)(function)
     else:
         config: Any = numba.config
         before = config.CACHE_DIR
         config.CACHE_DIR = str(_cache_folder())
         try:
-            dispatcher = numba.njit(cache=True, **options)(function)
+            dispatcher = jit(cache=True, **options)(function)
         finally:
             config.CACHE_DIR = before
     resolve = dispatcher.get_call_template

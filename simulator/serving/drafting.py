@@ -117,7 +117,7 @@ def further_passes(
 @compiled
 def has_window(kinds: Any) -> bool:
     """Whether any layer sees only a window."""
-    for k in range(kinds.shape[0]):
+    for k in range(kinds.shape[0]):  # noqa: SIM110 (a generator does not compile)
         if math.isfinite(kinds[k, WINDOW]):
             return True
     return False

@@ -48,9 +48,11 @@ def drafts_of(config: Any, luck: Any, slot: Any, position: int) -> int:
     drafts: int = config.gamma
     if config.replays == 1:
         drafts = min(drafts, recorded_round(luck, slot).drafted)
-    elif config.match_probability < 1.0:
-        if number_of(absorbed(absorbed(slot.luck, position), 0)) >= config.match_probability:
-            drafts = 0
+    elif (
+        config.match_probability < 1.0
+        and number_of(absorbed(absorbed(slot.luck, position), 0)) >= config.match_probability
+    ):
+        drafts = 0
     return drafts
 
 

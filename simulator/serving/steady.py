@@ -12,7 +12,7 @@ from typing import Any
 
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.batching import fits
-from simulator.serving.compiled import compiled, compiled_apart
+from simulator.serving.compiled import compiled
 from simulator.serving.drafting import add_cached, further_passes, has_window
 from simulator.serving.kv_cache import blocks_for, enter_full, free_blocks, take
 from simulator.serving.line import first_fresh, stack_goes_first
@@ -56,7 +56,7 @@ def can_run_steadily(
             index = stack[replica.stacked - 1].request
         if fits(config, replica, requests[index].prompt_tokens + requests[index].generated_tokens, 0, 0):
             return False
-    for i in range(replica.running):
+    for i in range(replica.running):  # noqa: SIM110 (a generator does not compile)
         if slots[i].last_token_s != replica.clock_s:
             return False
     return True
