@@ -50,12 +50,8 @@ def entry(function: F) -> F:
     return _compiled(function, inline=False, from_python=True)
 
 
-def _refuse(*_: Any) -> None:
-    raise TypeError("only compiled code may call this function; its plain Python is at .py_func")
-
-
-_REFUSAL = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.py_object)(_refuse)
-"""What Python meets that calls such a function all the same."""
+_REFUSAL = ctypes.cast(ctypes.pythonapi.PyErr_BadArgument, ctypes.c_void_p).value
+"""What Python meets that calls such a function all the same: a TypeError."""
 
 
 class _Within(JITCodeLibrary):
@@ -75,7 +71,7 @@ class _Within(JITCodeLibrary):
 
     def get_pointer_to_function(self, name: str) -> int | None:
         self._ensure_finalized()
-        return ctypes.cast(_REFUSAL, ctypes.c_void_p).value
+        return _REFUSAL
 
     @property
     def codegen(self) -> Any:
