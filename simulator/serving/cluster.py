@@ -129,6 +129,8 @@ class _Simulation:
             end_s = self.stage.reached_s
             requests["status"][requests["status"] == state.HANDED_OVER] = state.WAITING
         else:
+            if np.isin(requests["status"], (state.WAITING, state.RUNNING, state.HANDED_OVER)).any():
+                raise RuntimeError("the simulation has ended and some requests have not")
             end_s = float(requests["finish_s"].max(initial=0.0))
         requests["scheduled_s"] = np.maximum(requests["scheduled_s"], 0.0)
         known = np.isfinite(requests["arrival_s"]) & (requests["status"] != state.ABANDONED)

@@ -9,18 +9,20 @@ A replica is in one of five states:
                                        failed ──back────▶ serving, or off where it was draining
 
 Only a serving one gets requests. GPUs are held while a replica starts, serves or drains. Events at one instant go before
-arrivals and steps at that instant; among themselves in the order of planned failures, random ones, autoscalers.
+arrivals and steps at that instant; among themselves replicas that are ready or back go first, by number, then failures in the
+order in which they were given, then autoscalers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import simpy
+from simpy.events import EventPriority
 
 from simulator.serving.autoscaler import Wanted
 from simulator.serving.cluster_config import Autoscaler, Failure
@@ -113,12 +115,24 @@ class Member:
         return [(start, min(end, end_s)) for start, end in periods if start < end_s]
 
 
+class _Instant(simpy.Event):
+    """A time; of events at the same time those of lower order come first."""
+
+    def __init__(self, env: simpy.Environment, at_s: float, order: int):
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        # Priorities below are SimPy's own: processes that begin, and wake-ups.
+        env.schedule(self, priority=EventPriority(_FIRST + order), delay=at_s - env.now)
+
+
+_FIRST = 2
+
+
 class Controller:
     """The processes that act on the replicas of `pools`. Between two events the pools must be served up to the next."""
 
     def __init__(self, pools: Sequence[Pool], control: Control):
-        import simpy
-
         self.env = simpy.Environment()
         self.control = control
         places = [(pool, place) for pool in pools for place in range(len(pool.replicas))]
@@ -130,14 +144,16 @@ class Controller:
             for member in self._scaled(scaled)[scaled.replicas :]:
                 member.state = State.OFF
                 member.record.open = 0
-        for failure in (f for f in control.failures if not f.random):
-            self.env.process(self._fails_once(failure))
-        for failure in (f for f in control.failures if f.random):
+        order = len(self.members)
+        for failure in control.failures:
             for member in self.members:
                 if failure.replica in (None, member.number):
-                    self.env.process(self._fails_often(failure, member))
+                    fails = self._fails_often if failure.random else self._fails_once
+                    self.env.process(fails(failure, member, order))
+                    order += 1
         for scaled in control.scaled:
-            self.env.process(self._scales(scaled))
+            self.env.process(self._scales(scaled, order))
+            order += 1
 
     @property
     def next_s(self) -> float:
@@ -151,16 +167,14 @@ class Controller:
             self.env.step()
 
     # --- failures ------------------------------------------------------------------------------------------------------
-    def _fails_once(self, failure: Failure) -> Generator[Any, Any, None]:
-        yield from self._reach(failure.at_s or 0.0)
-        yield from self._fail(self.members[failure.replica or 0], failure.down_s or 0.0)
+    def _fails_once(self, failure: Failure, member: Member, order: int) -> Generator[Any, Any, None]:
+        yield from self._reach(failure.at_s or 0.0, order)
+        yield from self._fail(member, failure.down_s or 0.0)
 
-    def _fails_often(self, failure: Failure, member: Member) -> Generator[Any, Any, None]:
-        back_s = 0.0
+    def _fails_often(self, failure: Failure, member: Member, order: int) -> Generator[Any, Any, None]:
         for up_s, down_s in outages(failure, member.number, self.control.seed):
-            yield from self._reach(max(back_s + up_s, self.env.now))
+            yield from self._reach(self.env.now + up_s, order)
             yield from self._fail(member, down_s)
-            back_s = self.env.now
 
     def _fail(self, member: Member, down_s: float) -> Generator[Any, Any, None]:
         """The step that runs ends first, so failing is known to the router before it has happened."""
@@ -173,7 +187,7 @@ class Controller:
         member.pool.add_arrivals(lost)
         if len(lost) and member.pool.arrays.requests["retries"][lost].max() > MOST_RETRIES:
             self.stopped = f"a request was thrown out {MOST_RETRIES} times by failing replicas"
-        yield from self._reach(failed_s + down_s)
+        yield from self._reach(failed_s + down_s, member.number)
         if before == State.SERVING:
             member.since_s = self.env.now
             self._open(member)
@@ -181,12 +195,12 @@ class Controller:
             self._enter(member, State.OFF, self.env.now)
 
     # --- autoscaler -----------------------------------------------------------------------------------------------------
-    def _scales(self, scaled: Scaled) -> Generator[Any, Any, None]:
+    def _scales(self, scaled: Scaled, order: int) -> Generator[Any, Any, None]:
         wanted = Wanted(scaled.config, scaled.replicas)
         look = 0
         while True:
             look += 1
-            yield from self._reach(look * scaled.config.interval_s)
+            yield from self._reach(look * scaled.config.interval_s, order)
             members = self._scaled(scaled)
             for member in members:
                 self._has_drained(member)
@@ -210,7 +224,7 @@ class Controller:
             self.env.process(self._starts(member, self.env.now + startup_s))
 
     def _starts(self, member: Member, ready_s: float) -> Generator[Any, Any, None]:
-        yield from self._reach(ready_s)
+        yield from self._reach(ready_s, member.number)
         self._open(member)
 
     def _close(self, member: Member) -> None:
@@ -241,10 +255,8 @@ class Controller:
 
     def _open(self, member: Member) -> None:
         """From now on the router may choose it, and whoever waits for an open replica is routed."""
-        record, pool = member.record, member.pool.arrays.pool[0]
-        record.open = 1
-        record.clock_s = max(float(record.clock_s), self.env.now)
-        pool.opened_s = self.env.now
+        member.record.open = 1
+        member.pool.arrays.pool[0].opened_s = self.env.now
         self._enter(member, State.SERVING, self.env.now)
 
     def _let_go(self, member: Member, state: State, at_s: float, requests: int = 0) -> None:
@@ -263,12 +275,11 @@ class Controller:
             if member.state == State.DRAINING and member.empty:
                 self._drained(member)
 
-    def _reach(self, at_s: float) -> Generator[Any, Any, None]:
+    def _reach(self, at_s: float, order: int) -> Generator[Any, Any, None]:
         """Waits for an instant, to the last bit: now + (at − now) is `at_s` where both are within a factor of two."""
         while self.env.now < at_s / 2:
-            yield self.env.timeout(0.75 * at_s - self.env.now)
-        if math.isfinite(at_s):
-            yield self.env.timeout(at_s - self.env.now)
+            yield _Instant(self.env, 0.75 * at_s, order)
+        yield _Instant(self.env, at_s, order)
 
 
 def held_s(members: Sequence[Member], start_s: float, end_s: float) -> Any:

@@ -75,9 +75,9 @@ class PlainCluster:
         self.down = set()
         for index in workload.admitted.tolist():
             self.arrive(0, index)
-        for number, failure in enumerate(failures):
-            self.push(failure.at_s, CONTROL, number, ("fail", failure.replica, failure.down_s))
-        self.controls = len(failures)
+        # At one instant replicas that are back go first, then failures as they were given.
+        for place, failure in enumerate(failures):
+            self.push(failure.at_s, CONTROL, number + place, ("fail", failure.replica, failure.down_s))
 
     def push(self, at_s, kind, tie, what):
         heapq.heappush(self.events, (float(at_s), kind, tie, what))
@@ -188,5 +188,4 @@ class PlainCluster:
         replica.line, replica.running, replica.leaving = Line(replica.settings), [], []
         replica.pool = BlockPool(replica.settings.total_blocks)
         replica.swapped_blocks, replica.in_flight = 0, False
-        self.controls += 1
-        self.push(failed_s + down_s, CONTROL, self.controls, ("back", number))
+        self.push(failed_s + down_s, CONTROL, number, ("back", number))
