@@ -70,7 +70,7 @@ def workload_of(traffic: Requests, settings: EngineSettings, warmup: float, most
 
 def shares_blocks(traffic: Requests, settings: EngineSettings) -> bool:
     """Whether requests may find each other's blocks, so that every block needs a name."""
-    if not settings.prefix_caching or settings.hybrid_kv:
+    if not settings.prefix_caching:
         return False
     if traffic.shared is not None and len(traffic.shared.source) > 0:
         return True
