@@ -62,7 +62,7 @@ class TransferQueue:
 
     def __init__(self, links: Links, requests: Any):
         n = len(requests)
-        self.links, self.requests = links, requests
+        self.links, self.requests = links, requests.view(np.ndarray)  # fields of records are slow to look at
         self.free_s = [0.0] * len(links.wires)
         self.busy_s = [0.0] * len(links.wires)
         self.sent_tokens = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,31 +31,39 @@ class Breath:
         return not self.reason
 
 
-def next_boundary_s(pool: Pool) -> float:
-    """When the next step of `pool` begins as far as is known, or the next request arrives; infinity for never."""
-    arrays = pool.arrays
-    replicas, ready_s = arrays.replicas, arrays.requests["ready_s"]
-    clock_s, unjoined = replicas["clock_s"], replicas["unjoined"]
-    busy = replicas["running"] + replicas["stacked"] + replicas["fresh"] > 0
-    due_s = np.where(unjoined >= 0, np.maximum(clock_s, ready_s[unjoined]), np.inf)
-    first_s = float(np.where(busy, clock_s, due_s).min())
-    if replicas["open"].any():
-        for index in next_arrivals(pool):
-            first_s = min(first_s, max(float(ready_s[index]), float(arrays.pool[0].opened_s)))
-    return first_s
+class Sight:
+    """What is to be seen of a pool from outside: field by field, as records are slow to look at."""
 
+    def __init__(self, pool: Pool):
+        arrays = pool.arrays
+        replicas, row = arrays.replicas.view(np.ndarray), arrays.pool.view(np.ndarray)
+        self._fields = {name: replicas[name] for name in ("running", "stacked", "fresh", "clock_s", "unjoined", "open")}
+        self._submitted, self._left = replicas["submitted"], replicas["left"]
+        self._ready_s = arrays.requests.view(np.ndarray)["ready_s"]
+        self._next, self._later, self._opened_s = row["next"], row["later"], row["opened_s"]
+        self._admitted = arrays.admitted
 
-def next_arrivals(pool: Pool) -> list[int]:
-    """The next of the arrivals known beforehand and the next of the others, if any."""
-    row, admitted = pool.arrays.pool[0], pool.arrays.admitted
-    found = [int(row.later)] if row.later >= 0 else []
-    return [*found, int(admitted[row.next])] if row.next < len(admitted) else found
+    def next_boundary_s(self) -> float:
+        """When the next step begins as far as is known, or the next request arrives; infinity for never."""
+        see, ready_s = self._fields, self._ready_s
+        clock_s, unjoined = see["clock_s"], see["unjoined"]
+        due_s = np.where(unjoined >= 0, np.maximum(clock_s, ready_s[unjoined]), np.inf)
+        first_s = float(np.where(see["running"] + see["stacked"] + see["fresh"] > 0, clock_s, due_s).min())
+        if see["open"].any():
+            for index in self._next_arrivals():
+                first_s = min(first_s, max(float(ready_s[index]), float(self._opened_s[0])))
+        return first_s
 
+    @property
+    def pending(self) -> bool:
+        """Whether requests are to come or have not left."""
+        return bool(self._next_arrivals()) or bool((self._submitted > self._left).any())
 
-def is_pending(pool: Pool) -> bool:
-    """Whether requests are to come or have not left."""
-    replicas = pool.arrays.replicas
-    return bool(next_arrivals(pool)) or bool((replicas["submitted"] > replicas["left"]).any())
+    def _next_arrivals(self) -> list[int]:
+        """The next of the arrivals known beforehand and the next of the others, if any."""
+        later, place = int(self._later[0]), int(self._next[0])
+        found = [later] if later >= 0 else []
+        return [*found, int(self._admitted[place])] if place < len(self._admitted) else found
 
 
 class Single:
@@ -67,6 +74,7 @@ class Single:
     def __init__(self, pool: Pool, slice_steps: int):
         self.pool, self.slice_steps = pool, slice_steps
         self.pools = (pool,)
+        self._sight = Sight(pool)
         self._windows = _Windows(pool)
 
     @property
@@ -77,12 +85,12 @@ class Single:
     @property
     def pending(self) -> bool:
         """Whether any request has no end yet."""
-        return is_pending(self.pool)
+        return self._sight.pending
 
     @property
     def reached_s(self) -> float:
         """Everything that begins before has been simulated."""
-        return _reached_s(self.pools)
+        return _reached_s(self._sight, self.pool)
 
     def advance(self, until_s: float, breath: Breath) -> bool:
         """Everything that begins before `until_s`; False where it was to end before."""
@@ -97,9 +105,11 @@ class Joined:
         self.pools = (prefill, decode)
         self.slice_steps = slice_steps
         self.queue = TransferQueue(links, workload.requests)
+        self._status = workload.requests.view(np.ndarray)["status"]
         self.handed = 0
         """Requests handed over so far."""
         self._seen = [0, 0]
+        self._sights = (Sight(prefill), Sight(decode))
         self._windows = _Windows(prefill)
         self.in_turn = bool(prefill.arrays.pool[0].feedback)
         """Whether ends cause arrivals, so that the pools must take turns."""
@@ -115,12 +125,13 @@ class Joined:
     @property
     def pending(self) -> bool:
         """Whether any request has no end yet."""
-        return len(self.queue) > 0 or is_pending(self.prefill) or is_pending(self.decode)
+        return len(self.queue) > 0 or any(sight.pending for sight in self._sights)
 
     @property
     def reached_s(self) -> float:
         """Everything that begins before has been simulated."""
-        return min(_reached_s(self.pools), self.queue.next_s)
+        reached = [_reached_s(sight, pool) for sight, pool in zip(self._sights, self.pools, strict=True)]
+        return min(*reached, self.queue.next_s)
 
     @property
     def transfers(self) -> Transfers:
@@ -142,23 +153,25 @@ class Joined:
 
     def _take_turns(self, until_s: float, breath: Breath) -> bool:
         steps = 0
+        due_s = [sight.next_boundary_s() for sight in self._sights]
         while True:
-            prefill_s, decode_s = next_boundary_s(self.prefill), next_boundary_s(self.decode)
             handed_s = self.queue.next_s
-            first_s = min(prefill_s, decode_s, handed_s)
+            first_s = min(*due_s, handed_s)
             if first_s >= until_s:
                 return True
             later_s = math.nextafter(first_s, math.inf)
             if handed_s == first_s:
                 self._send(later_s)
-            else:
-                # Whoever is first goes as far as nothing of the others can touch it; at the same instant, prompts first.
-                number = 0 if prefill_s == first_s else 1
-                others_s = min(until_s, handed_s, (prefill_s, decode_s)[1 - number])
-                pool = self.pools[number]
-                pool.serve(max(others_s, later_s), self.slice_steps)
-                steps += int(pool.arrays.pool[0].steps)
-                self._hear(number, pool)
+                due_s[1] = self._sights[1].next_boundary_s()
+                continue
+            # Whoever is first goes as far as nothing of the others can touch it; at the same instant, prompts first.
+            number = 0 if due_s[0] == first_s else 1
+            pool = self.pools[number]
+            pool.serve(max(min(until_s, handed_s, due_s[1 - number]), later_s), self.slice_steps)
+            due_s[number] = self._sights[number].next_boundary_s()
+            if self._hear(number, pool):
+                due_s[0] = self._sights[0].next_boundary_s()
+            steps += int(pool.arrays.pool["steps"][0])
             if steps >= self.slice_steps:
                 steps = 0
                 if not breath.take():
@@ -169,17 +182,21 @@ class Joined:
         if len(sent):
             self.decode.add_arrivals(sent)
 
-    def _hear(self, number: int, pool: Pool) -> None:
-        """What has left a pool since the last time is handed over, or its followers arrive."""
-        left = pool.arrays.links.ended[self._seen[number] : pool.ended]
-        self._seen[number] = pool.ended
+    def _hear(self, number: int, pool: Pool) -> bool:
+        """What has left a pool since the last time is handed over, or its followers arrive; returns whether any left."""
+        ended = pool.ended
+        if ended == self._seen[number]:
+            return False
+        left = pool.arrays.links.ended[self._seen[number] : ended]
+        self._seen[number] = ended
         if number == 0:
-            handed = left[self.workload.requests["status"][left] == state.HANDED_OVER]
+            handed = left[self._status[left] == state.HANDED_OVER]
             self.handed += len(handed)
             self.queue.offer(handed)
         elif self.in_turn:
             for index in left.tolist():
                 self._follow(index)
+        return True
 
     def _follow(self, index: int) -> None:
         """A request has ended in the decode pool: what `record.leave` does for ends in the prefill pool."""
@@ -233,8 +250,7 @@ def _served(pool: Pool, until_s: float, slice_steps: int, breath: Breath) -> boo
     return breath.take()
 
 
-def _reached_s(pools: tuple[Pool, ...]) -> float:
-    """The next thing that anybody does, or where everybody is when nothing is to come."""
-    first_s = min(next_boundary_s(pool) for pool in pools)
-    clocks: Any = [pool.replicas["clock_s"].max() for pool in pools]
-    return first_s if math.isfinite(first_s) else float(max(clocks))
+def _reached_s(sight: Sight, pool: Pool) -> float:
+    """The next thing that happens in `pool`, or where it is when nothing is to come."""
+    first_s = sight.next_boundary_s()
+    return first_s if math.isfinite(first_s) else float(pool.replicas["clock_s"].max())
