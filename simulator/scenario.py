@@ -12,6 +12,7 @@ from simulator.deployment import Deployment, EngineChoice, deploy
 from simulator.errors import InputError
 from simulator.quantization import Quantization
 from simulator.records import Record, read_mapping, validate
+from simulator.serving.cluster_config import Cluster
 from simulator.serving.quantities import Rate
 from simulator.serving.traffic import Traffic, load_traffic, parse_traffic, with_load
 from simulator.slo import Slo
@@ -75,6 +76,9 @@ class Scenario(Record):
     """What joins nodes; left out, the GPU's own."""
     replicas: int = Field(default=1, ge=1, le=1024)
     """Copies of the model behind the router."""
+    cluster: Cluster | None = None
+    """Kinds of replicas, their router, prefill and decode pools, failures, an autoscaler; left out, `replicas` equal ones behind
+    the router that looks for the fewest outstanding requests."""
     quantization: Quantization = Quantization()
     """Number formats."""
     engine: EngineChoice = EngineChoice()
@@ -97,6 +101,12 @@ class Scenario(Record):
     def base(self) -> Path | None:
         """Folder of the file it came from; relative paths start there."""
         return self._base
+
+    def with_base(self, base: Path | None) -> Scenario:
+        """The same, with relative paths that start at `base`."""
+        copy = self.model_copy()
+        copy._base = base
+        return copy
 
     def deployment(self) -> Deployment:
         """Costs of what serves. Raises MemwallError where names, sizes or memory do not work out."""

@@ -30,6 +30,9 @@ from simulator.serving.stages import Breath, Joined, Single
 Progress = Callable[[int, int], None]
 """Called now and then with requests that have ended and requests in all."""
 
+INTERRUPTED = "interrupted"
+"""Why a simulation is incomplete that Ctrl-C has ended."""
+
 SLICE_STEPS = 200_000
 """Steps between two looks at the keyboard: some tenths of a second."""
 
@@ -163,7 +166,7 @@ def _interruptible(breath: Breath) -> Iterator[None]:
 
     def pressed(*_: Any) -> None:
         signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
-        breath.reason = "interrupted"
+        breath.reason = INTERRUPTED
 
     signal.signal(signal.SIGINT, pressed)
     try:

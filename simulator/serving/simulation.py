@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,14 @@ from simulator.errors import InputError
 from simulator.memory import MemoryBudget
 from simulator.scenario import Scenario
 from simulator.serving import state
-from simulator.serving.metrics import ReplicaHardware, Summary, request_metrics, summarise
-from simulator.serving.model import ROUTERS, Fleet
+from simulator.serving.cluster import INTERRUPTED, run_cluster
+from simulator.serving.control import Happening
+from simulator.serving.fleets import Kind, plan
+from simulator.serving.handover import Transfers
+from simulator.serving.metrics import Summary, summarise
 from simulator.serving.pool import Pool
 from simulator.serving.requests import Requests
-from simulator.serving.step_model import most_tokens, step_model
 from simulator.serving.traffic import generate
-from simulator.serving.workload import fates_of, shares_blocks, workload_of
 from simulator.speculation.acceptance import Acceptance
 
 Progress = Callable[[str, int, int], None]
@@ -47,13 +48,21 @@ class Run:
     """Width of one bucket of `series`, s."""
     interrupted_s: float | None = None
     """Simulated time at which it was cut short; None: it ran to the end."""
+    interrupted: str = ""
+    """Why; empty: it ran to the end."""
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of replicas, prefill before decode. `budget` and `total_blocks` are the last one's."""
+    transfers: Transfers | None = None
+    """KV caches sent from prefill to decode replicas."""
+    happened: tuple[Happening, ...] = ()
+    """Failures, recoveries, starts and stops of replicas, in order of time."""
+    held_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """How long each replica's GPUs were held, s [replicas]."""
 
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """Per-request results by column, for a table or file: the record's fields, TTFT, TPOT, E2E and queueing time."""
-        records = {name: self.requests[name].copy() for name in state.REQUEST.names or () if name != "status"}
-        status = np.array(state.STATUS)[self.requests["status"]]
-        variant = np.full(len(status), self.variant)
-        return {"variant": variant, "row": self.rows, "status": status, **records, **request_metrics(self.requests)}
+    @property
+    def fleet_blocks(self) -> int:
+        """KV blocks of all replicas there may ever be."""
+        return sum(kind.total_blocks * kind.pool.built for kind in self.kinds)
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,9 @@ def simulate(
     """Simulates `scenario`; with speculation also without it, on the same requests and the same random numbers.
 
     `requests` take the place of the scenario's traffic (those of a recorded run, or of another simulation), `deployment`
-    that of the deployment it names, `acceptance` that of the law it states. `partial`: on Ctrl-C what has been simulated by then is returned, and says so, instead of raising
-    KeyboardInterrupt. Raises MemwallError where the deployment does not fit or no request can be served.
+    that of the deployment it names, `acceptance` that of the law it states. `partial`: on Ctrl-C what has been simulated by then
+    is returned, and says so, instead of raising KeyboardInterrupt. Raises MemwallError where the deployment does not fit
+    or no request can be served.
     """
     deployment = deployment or scenario.deployment()
     own, limit = deployment.target.decoder.max_context_tokens, scenario.max_context_tokens
@@ -137,75 +147,53 @@ def _run(
     progress: Progress | None,
     partial: bool,
 ) -> Run:
-    budget = deployment.fit(gamma=gamma)
-    settings = deployment.engine.settings
-    total_blocks = budget.kv_blocks(settings.block_tokens)
-    workload = workload_of(traffic, settings, scenario.warmup, most_tokens(deployment, budget, gamma))
-    fates = np.ones((1, 1)), np.zeros(len(traffic), dtype=np.int64)
-    if law is not None:
-        fates = fates_of(traffic, law, scenario, gamma)
-    model = step_model(
-        deployment,
-        budget,
-        gamma=gamma,
-        law=law,
-        fates=fates,
-        seed=scenario.seed,
-        shares=shares_blocks(traffic, settings),
-    )
-    fleet = Fleet(
-        [model], np.zeros(scenario.replicas, dtype=np.int64), ROUTERS.index("least-outstanding"), seed=scenario.seed
-    )
-    pool = Pool(fleet, workload)
-    interrupted_s = None
-    try:
-        _to_the_end(pool, len(traffic), (lambda done, of: progress(variant, done, of)) if progress else None)
-    except KeyboardInterrupt:
-        if not partial:
-            raise
-        pool.store_running()
-        interrupted_s = float(pool.replicas["clock_s"].max())
-    series, bucket_s = _merged_series(pool)
-    gpu = deployment.gpu
-    hardware = ReplicaHardware(
-        deployment.gpus, total_blocks, gpu.hbm_bytes_per_s, gpu.peak_flop_per_s(deployment.target.formats.activations),
-        gpu.price_usd_per_s,
-    )  # fmt: skip
+    planned = plan(scenario, traffic, deployment, gamma, law)
+    tell = (lambda done, of: progress(variant, done, of)) if progress else None
+    done = run_cluster(planned.fleets, planned.workload, planned.control, progress=tell)
+    if done.interrupted == INTERRUPTED and not partial:
+        raise KeyboardInterrupt
+    requests = planned.workload.requests
+    series, bucket_s = _merged_series(done.pools)
+    interrupted_s = done.end_s if done.interrupted else None
     summary = summarise(
-        workload.requests,
-        list(pool.replicas),
-        pool.arrays.records.gaps.sum(axis=0),
-        hardware=[hardware] * scenario.replicas,
+        requests,
+        done.replicas,
+        np.sum([pool.arrays.records.gaps.sum(axis=0) for pool in done.pools], axis=0),
+        hardware=planned.hardware,
         series=series,
         bucket_s=bucket_s,
         slo=scenario.slo,
         classes=traffic.classes,
         dropped=traffic.dropped,
+        held_s=done.held_s.tolist(),
         interrupted_s=interrupted_s,
     )
     return Run(
-        variant, gamma, summary, budget, total_blocks, workload.requests, traffic.row, series, bucket_s, interrupted_s
+        variant=variant,
+        gamma=gamma,
+        summary=summary,
+        budget=planned.kinds[-1].budget,
+        total_blocks=planned.kinds[-1].total_blocks,
+        requests=requests,
+        rows=traffic.row,
+        series=series,
+        bucket_s=bucket_s,
+        interrupted_s=interrupted_s,
+        interrupted=done.interrupted,
+        kinds=tuple(planned.kinds),
+        transfers=done.transfers,
+        happened=done.happened,
+        held_s=done.held_s,
     )
 
 
-_SLICE_STEPS = 500_000
-"""Steps between two looks at the keyboard, some tenths of a second."""
-
-
-def _to_the_end(pool: Pool, requests: int, tell: Callable[[int, int], None] | None) -> None:
-    while not pool.serve(most_steps=_SLICE_STEPS):
-        if tell:
-            tell(pool.ended, requests)
-    if tell:
-        tell(requests, requests)
-
-
-def _merged_series(pool: Pool) -> tuple[NDArray[np.float64], float]:
+def _merged_series(pools: Sequence[Pool]) -> tuple[NDArray[np.float64], float]:
     """Sum over replicas at the widest replica's bucket width, empty tail cut off."""
-    widths_s = pool.replicas["bucket_s"]
+    widths_s = np.concatenate([pool.replicas["bucket_s"] for pool in pools])
+    all_series = np.concatenate([pool.arrays.records.series for pool in pools])
     widest = float(widths_s.max())
     total = np.zeros((len(state.SERIES), state.BUCKETS))
-    for width_s, series in zip(widths_s.tolist(), pool.arrays.records.series, strict=True):
+    for width_s, series in zip(widths_s.tolist(), all_series, strict=True):
         # Widths differ by powers of two, and by more than all buckets together where a replica stood idle for long.
         factor = round(widest / width_s)
         starts = np.arange(0, state.BUCKETS, factor)

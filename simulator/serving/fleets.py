@@ -1,0 +1,133 @@
+"""From a scenario to fleets: which replicas there are, on which GPUs, behind which router, and what happens to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.deployment import Deployment
+from simulator.memory import MemoryBudget
+from simulator.scenario import Scenario
+from simulator.serving.cluster_config import Cluster, ReplicaPool
+from simulator.serving.control import Control, Scaled
+from simulator.serving.handover import Links
+from simulator.serving.metrics import ReplicaHardware
+from simulator.serving.model import ROUTERS, Fleet, FloatArray, IntArray, Workload
+from simulator.serving.requests import Requests
+from simulator.serving.step_model import most_tokens, step_model
+from simulator.serving.workload import fates_of, shares_blocks, workload_of
+from simulator.speculation.acceptance import Acceptance
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Replicas that are alike."""
+
+    pool: ReplicaPool
+    deployment: Deployment
+    """With a drafter where they draft: prefill replicas do not."""
+    gamma: int
+    budget: MemoryBudget
+
+    @property
+    def total_blocks(self) -> int:
+        """KV blocks of each."""
+        return self.budget.kv_blocks(self.deployment.engine.settings.block_tokens)
+
+    @property
+    def hardware(self) -> ReplicaHardware:
+        """What each runs on."""
+        gpu, target = self.deployment.gpu, self.deployment.target
+        return ReplicaHardware(
+            self.deployment.gpus, self.total_blocks, gpu.hbm_bytes_per_s, gpu.peak_flop_per_s(target.formats.activations),
+            gpu.price_usd_per_s,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that one variant of a scenario simulates."""
+
+    kinds: Sequence[Kind]
+    fleets: Sequence[Fleet]
+    """One, or prefill and decode."""
+    workload: Workload
+    control: Control
+
+    @property
+    def hardware(self) -> list[ReplicaHardware]:
+        """Of every replica there may ever be, pools in order."""
+        return [kind.hardware for kind in self.kinds for _ in range(kind.pool.built)]
+
+
+def kinds_of(scenario: Scenario, deployment: Deployment, gamma: int) -> list[Kind]:
+    """The scenario's kinds of replicas; `deployment` is what it names itself. Raises MemwallError where one does not fit."""
+    cluster = scenario.cluster or Cluster()
+    pools = cluster.resolved(gpu=scenario.gpu, tp=scenario.tp, replicas=scenario.replicas, engine=scenario.engine)
+    kinds = []
+    for pool in pools:
+        given = {"gpu": pool.gpu, "tp": pool.tp, "engine": pool.engine}
+        same = all(getattr(scenario, name) == value for name, value in given.items())
+        own = deployment
+        if not same:
+            own = scenario.model_copy(update=given).with_base(scenario.base).deployment()
+            own = own if deployment.drafter is not None else own.plain()
+        drafts = gamma if pool.role != "prefill" else 0
+        own = own if drafts else own.plain()
+        kinds.append(Kind(pool, own, drafts, own.fit(gamma=drafts)))
+    return kinds
+
+
+def plan(scenario: Scenario, traffic: Requests, deployment: Deployment, gamma: int, law: Acceptance | None) -> Plan:
+    """Fleets, workload and control of one variant: `gamma` drafts that fare by `law`, or none.
+
+    Raises MemwallError where a kind does not fit its GPUs or no request fits its KV cache.
+    """
+    cluster = scenario.cluster or Cluster()
+    kinds = kinds_of(scenario, deployment, gamma)
+    # A prefill replica holds a request no longer than up to its first token, which no request exceeds that fits the others.
+    longest = min(most_tokens(kind.deployment, kind.budget, kind.gamma) for kind in kinds)
+    workload = workload_of(traffic, kinds[0].deployment.engine.settings, scenario.warmup, longest)
+    fates: tuple[FloatArray, IntArray] = np.ones((1, 1)), np.zeros(len(traffic), dtype=np.int64)
+    drawn = fates if law is None else fates_of(traffic, law, scenario, gamma)
+    models = [
+        step_model(
+            kind.deployment, kind.budget, gamma=kind.gamma, law=law if kind.gamma else None,
+            fates=drawn if kind.gamma else fates, seed=scenario.seed,
+            shares=shares_blocks(traffic, kind.deployment.engine.settings), prefill_only=kind.pool.role == "prefill",
+        )
+        for kind in kinds
+    ]  # fmt: skip
+    fleets, scaled, links = [], [], None
+    for roles, router in ((("both", "prefill"), cluster.router), (("decode",), cluster.decode_router)):
+        ours = [i for i, kind in enumerate(kinds) if kind.pool.role in roles]
+        if ours:
+            model_of = np.repeat(np.arange(len(ours)), [kinds[i].pool.built for i in ours])
+            fleets.append(
+                Fleet([models[i] for i in ours], model_of, ROUTERS.index(router), cluster.slack, scenario.seed)
+            )
+    first = 0
+    for kind in kinds:
+        if kind.pool.autoscaler is not None:
+            scaled.append(Scaled(kind.pool.autoscaler, first, kind.pool.replicas or 1))
+        first += kind.pool.built
+    if len(fleets) == 2:
+        links = _links(scenario, cluster, [kind for kind in kinds if kind.pool.role == "prefill"])
+    control = Control(cluster.failures, cluster.retry_delay_s, scaled, links, scenario.seed)
+    return Plan(kinds, fleets, workload, control)
+
+
+def _links(scenario: Scenario, cluster: Cluster, kinds: Sequence[Kind]) -> Links:
+    # The target's KV cache; what a drafter keeps of the prompt is taken to be computed beside the transfer.
+    first = kinds[0]
+    bytes_per_token = (first.budget.kv_bytes_per_token - first.budget.draft_kv_bytes_per_token) * first.deployment.gpus
+    wires = [
+        cluster.transfer.wire(kind.deployment.gpu, kind.deployment.gpus, scenario.base)
+        for kind in kinds
+        for _ in range(kind.pool.built)
+    ]
+    if cluster.transfer.per == "cluster":
+        return Links(wires[:1], [0] * len(wires), bytes_per_token)
+    return Links(wires, range(len(wires)), bytes_per_token)
