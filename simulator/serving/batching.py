@@ -42,7 +42,7 @@ def preempt_last(
     if slot.computed_tokens < slot.goal_tokens:
         replica.prompts -= 1
     held = blocks_for(config, slot.computed_tokens)
-    swaps = 0 < slot.computed_tokens and replica.swapped_blocks + held <= config.swap_blocks
+    swaps = slot.computed_tokens > 0 and replica.swapped_blocks + held <= config.swap_blocks
     preempted = place_on_stack(replica, stack, slot.order, slot.rank)
     preempted.request = slot.request
     preempted.order = slot.order
@@ -239,7 +239,7 @@ def begin(config: Any, replica: Any, blocks: Any, slot: Any, request: Any, links
     slot.blocks = 0
     slot.keyed = 0
     if config.drafter != NO_DRAFTER:
-        slot.luck = absorbed(absorbed(0, config.seed), index)
+        slot.luck = absorbed(absorbed(0, config.seed), request.number)
     if config.shares == 1:
         replica.free_rows -= 1
         slot.row = blocks.rows[replica.free_rows]

@@ -140,10 +140,17 @@ class Pool:
     """Replicas of a fleet and the requests that reach them."""
 
     def __init__(
-        self, fleet: Fleet, workload: Workload, *, events: int = 0, later: bool = False, first_number: int = 0
+        self,
+        fleet: Fleet,
+        workload: Workload,
+        *,
+        events: int = 0,
+        later: bool = False,
+        first_number: int = 0,
+        longest: int = 0,
     ):
         """`events`: how many events to keep per replica; `later`: arrivals will be added by `add_arrivals`; `first_number`: of
-        its replicas, as requests' records name them."""
+        its replicas, as requests' records name them; `longest`: tokens of the longest request that is yet to come."""
         self.fleet, self.workload = fleet, workload
         models, requests = fleet.models, workload.requests
         n, replicas = len(requests), len(fleet.model_of)
@@ -152,9 +159,8 @@ class Pool:
             if model.acceptance.shape[1] < model.config[0].gamma:  # compiled code would read past the end
                 depths, gamma = model.acceptance.shape[1], model.config[0].gamma
                 raise ValueError(f"acceptance has {depths} depths, γ is {gamma}")
-        longest = int((requests["prompt_tokens"] + requests["output_tokens"]).max(initial=1)) + int(
-            configs["gamma"].max()
-        )
+        longest = max(longest, int((requests["prompt_tokens"] + requests["output_tokens"]).max(initial=1)))
+        longest += int(configs["gamma"].max())
         sequences = int(configs["max_sequences"].max())
         shares = bool((configs["shares"] == 1).any())
         feedback = workload.next_turn is not None or workload.users > 0

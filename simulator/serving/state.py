@@ -21,6 +21,7 @@ REQUEST = np.dtype(
         ("output_tokens", "i4"),
         ("rank", "i4"),  # smaller goes first
         ("class_of", "i4"),
+        ("number", "i8"),  # among all requests, also where only a part of them is here; its luck hangs on it
         ("session", "i8"),  # whose tokens follow the shared pieces of its prompt
         ("first_piece", "i8"),  # of the shared pieces that begin its prompt
         ("pieces", "i4"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,20 +16,30 @@ from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
 IntArray = NDArray[np.int64]
 
 
-def workload_of(traffic: Requests, settings: EngineSettings, warmup: float, most_tokens: int) -> Workload:
+def workload_of(
+    traffic: Requests,
+    settings: EngineSettings,
+    warmup: float,
+    most_tokens: int,
+    *,
+    first: int = 0,
+    total: int | None = None,
+) -> Workload:
     """`traffic` as a workload for engines with `settings` that can hold sequences of `most_tokens`, look-ahead included.
 
-    Longer requests are rejected; later turns of a session whose earlier one is rejected are abandoned. Raises InputError where
-    no request is left.
+    Longer requests are rejected; later turns of a session whose earlier one is rejected are abandoned. Of requests that are
+    a part of `total`, `first` is the number of the first. Raises InputError where no request of a whole is left.
     """
     n = len(traffic)
+    number = first + np.arange(n)
     requests = state.records(state.REQUEST, n)
     requests["arrival_s"] = requests["ready_s"] = traffic.arrival_s
     requests["prompt_tokens"] = traffic.prompt_tokens
     requests["output_tokens"] = traffic.output_tokens
     requests["class_of"] = 0 if traffic.class_of is None else traffic.class_of
-    requests["session"] = np.arange(n) if traffic.session is None else traffic.session
-    requests["measured"] = np.arange(n) >= int(warmup * n)
+    requests["session"] = number if traffic.session is None else traffic.session
+    requests["number"] = number
+    requests["measured"] = number >= int(warmup * (n if total is None else total))
     requests["replica"] = -1
     requests["rank"] = _ranks(traffic, settings)
     patience_s = np.array([np.inf if c.patience_s is None else c.patience_s for c in traffic.classes])
@@ -48,24 +56,25 @@ def workload_of(traffic: Requests, settings: EngineSettings, warmup: float, most
     requests["status"][traffic.prompt_tokens + traffic.output_tokens > most_tokens] = state.REJECTED
     next_turn = None if traffic.follows is None else _next_turns(traffic.follows, requests["status"])
     asked = requests["status"] == state.WAITING
-    if not asked.any():
-        raise InputError(
-            "traffic",
-            f"shortest of {n} requests",
-            f"fit the KV cache of {most_tokens} tokens, its look-ahead slots included",
-            where=traffic.source,
-        )
-    first = np.flatnonzero(asked & known)
+    if total is None and not asked.any():
+        raise nothing_fits(traffic, most_tokens)
+    come = np.flatnonzero(asked & known)
     backlog = np.zeros(0, dtype=np.int64)
     if traffic.users:
         # The users stay the same people: the first ones that can be served start at 0.
         line = np.flatnonzero(asked)
-        first, backlog = line[: traffic.users], line[traffic.users :]
+        come, backlog = line[: traffic.users], line[traffic.users :]
         for name in ("arrival_s", "ready_s"):
-            requests[name][first] = 0.0
+            requests[name][come] = 0.0
         requests["cancel_s"] = patience_s
-    admitted = first[np.argsort(requests["ready_s"][first], kind="stable")]
+    admitted = come[np.argsort(requests["ready_s"][come], kind="stable")]
     return Workload(requests, admitted, source, end_tokens, next_turn, traffic.think_s, traffic.users, backlog)
+
+
+def nothing_fits(traffic: Requests, most_tokens: int) -> InputError:
+    """What is said where no request of `traffic` can be served."""
+    rule = f"fit the KV cache of {most_tokens} tokens, its look-ahead slots included"
+    return InputError("traffic", f"shortest of {len(traffic)} requests", rule, where=traffic.source)
 
 
 def shares_blocks(traffic: Requests, settings: EngineSettings) -> bool:
@@ -82,14 +91,15 @@ def fates_of(
     law: Acceptance,
     scenario: Scenario,
     gamma: int,
-    drawn: Callable[[Acceptance], None] | None = None,
+    first: int = 0,
 ) -> tuple[NDArray[np.float64], IntArray]:
     """Conditional acceptance rates [rows, γ] and the row of each request, classes with a law of their own included.
 
+    `first`: number of the first request, where `traffic` is a part of a whole.
     Raises InputError where classes differ in what the whole engine has in common.
     """
     n = len(traffic)
-    rates, row_of = law.per_request(scenario.seed, n, gamma)
+    rates, row_of = law.per_request(scenario.seed, n, gamma, first)
     for number, kind in enumerate(traffic.classes):
         if kind.acceptance is None:
             continue
@@ -100,7 +110,7 @@ def fates_of(
         if own.match_probability != law.match_probability:
             rule = f"be {law.match_probability:g}, the scenario's, as a drafter matches alike for all"
             raise InputError("match_probability", own.match_probability, rule, where=where)
-        own_rates, own_rows = own.per_request(scenario.seed, n, gamma)
+        own_rates, own_rows = own.per_request(scenario.seed, n, gamma, first)
         members = np.flatnonzero(traffic.class_of == number) if traffic.class_of is not None else np.arange(n)
         row_of = row_of.copy()
         row_of[members] = len(rates) + own_rows[members]

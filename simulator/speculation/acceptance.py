@@ -158,12 +158,13 @@ class Acceptance:
             rates[:, depth] = column[a]
         return rates
 
-    def per_request(self, seed: int, requests: int, gamma: int) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Rates [rows, gamma] and the row of each request; the draw of request r is a pure function of (seed, r)."""
+    def per_request(self, seed: int, requests: int, gamma: int, first: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Rates [rows, gamma] and the row of each of the requests `first`, `first` + 1, …; the draw of request r is a pure
+        function of (seed, r)."""
         index = np.arange(requests, dtype=np.int64)
         if self.alike:
             return self.conditional(gamma)[None, :], np.zeros(requests, dtype=np.int64)
-        return self.at_quantile(uniform_array(seed, index, _EFFECT_STREAM, 0), gamma), index
+        return self.at_quantile(uniform_array(seed, first + index, _EFFECT_STREAM, 0), gamma), index
 
     def expected_tokens(self, gamma: int) -> float:
         """Mean tokens per round of a request drawn at random, τ(γ); rounds without a match yield 1."""
@@ -213,13 +214,13 @@ class RecordedAcceptance(Acceptance):
             raise InputError("gamma", gamma, f"be at most the {len(self.rates)} drafts per round that were recorded")
         return super().conditional(gamma)
 
-    def per_request(self, seed: int, requests: int, gamma: int) -> tuple[FloatArray, NDArray[np.int64]]:
+    def per_request(self, seed: int, requests: int, gamma: int, first: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rates of the recorded requests [rows, gamma], and which of them each request repeats."""
         recording = self._recorded(gamma)
         marginal = recording.marginal(gamma)
         previous = np.concatenate([np.ones((len(marginal), 1)), marginal[:, :-1]], axis=1)
         rates = np.divide(marginal, previous, out=np.zeros_like(marginal), where=previous > 0.0)
-        return rates, np.arange(requests, dtype=np.int64) % len(marginal)
+        return rates, (first + np.arange(requests, dtype=np.int64)) % len(marginal)
 
     def live_tokens(self, gamma: int) -> float:
         """Tokens per round over all recorded rounds: the batch was live when they were recorded."""

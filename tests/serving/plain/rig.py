@@ -65,7 +65,7 @@ def workload(
     requests = state.records(state.REQUEST, n)
     requests["arrival_s"] = requests["ready_s"] = arrival_s
     requests["prompt_tokens"], requests["output_tokens"] = prompt_tokens, output_tokens
-    requests["session"] = np.arange(n)
+    requests["session"] = requests["number"] = np.arange(n)
     requests["measured"], requests["replica"] = 1, -1
     patience = np.broadcast_to(np.asarray(patience_s, float), n)
     for name, values in fields.items():
