@@ -17,15 +17,12 @@ from simulator.serving.pool import Pool
 from tests.serving.plain import rig
 from tests.serving.rig import fresh
 
-EXAMPLES = int(os.environ.get("MEMWALL_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("MEMWALL_EXAMPLES", "1000"))
 COUNTERS = (
     "steps", "emitted_tokens", "prefill_tokens", "cached_tokens", "drafted_tokens", "accepted_tokens", "sequence_rounds",
     "preemptions", "swaps", "left", "submitted", "most_blocks", "most_running", "most_waiting", "busy_s", "draft_s",
-    "host_s", "swap_s", "clock_s",
+    "host_s", "swap_s", "clock_s", "hbm_bytes", "flop", "wasted_flop",
 )  # fmt: skip
-ALMOST = ("hbm_bytes", "flop", "wasted_flop")
-"""Sums whose order of additions is not specified."""
-
 RATES = AttentionRates(
     t0_s=1e-3, copy_s=1e-4, bytes_per_s=1e6, query_bytes=8.0, flop_per_s=1e7, flop_per_pair=64.0, wave_s=1e-3, sm_count=4.0,
     heads_of_blocks=2.0, rows_per_token=2.0, query_tile=8.0, kv_step_s=1e-5, split_s=1e-5, combine_s=1e-6, splits=1.0,
@@ -61,7 +58,8 @@ def models(draw, n):
         "host_hidden_step_s": draw(st.sampled_from([0.0, 0.5, 3.0])), "max_waiting": draw(st.sampled_from([0, 0, 1, 3])),
         "queue_timeout_s": draw(st.sampled_from([np.inf, np.inf, 4.0, 9.5])),
     }  # fmt: skip
-    chosen["total_blocks"] = -(-60 // chosen["block_tokens"]) + draw(st.integers(0, 10))
+    # Room for the longest request alone and little more, so that blocks run out.
+    chosen["total_blocks"] = -(-50 // chosen["block_tokens"]) + draw(st.integers(0, 8))
     chosen["watermark_blocks"] = draw(st.integers(0, 2))
     if draw(st.booleans()):
         chosen |= {"swap_blocks": draw(st.integers(0, 20)), "swap_s_per_token": 0.03125}
@@ -82,8 +80,8 @@ def workloads(draw, *, feedback):
     """A handful of requests, maybe with prefixes, sessions, patience, priorities or a closed loop."""
     n = draw(st.integers(1, 12))
     arrival_s = sorted(draw(st.lists(st.sampled_from([k * 0.75 for k in range(20)]), min_size=n, max_size=n)))
-    prompt = draw(st.lists(st.integers(1, 30), min_size=n, max_size=n))
-    output = draw(st.lists(st.integers(1, 14), min_size=n, max_size=n))
+    prompt = draw(st.lists(st.integers(1, 26), min_size=n, max_size=n))
+    output = draw(st.lists(st.integers(1, 18), min_size=n, max_size=n))
     more = {"rank": draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))}
     if draw(st.booleans()):
         more["patience_s"] = draw(st.lists(st.sampled_from([np.inf, 2.0, 5.5, 20.0]), min_size=n, max_size=n))
@@ -142,13 +140,11 @@ def test_events_records_and_counters_are_those_of_the_specification(scenario):
         for name in COUNTERS:
             owner = other.counters if hasattr(other.counters, name) else other
             assert pool.replicas[r][name] == getattr(owner, name), name
-        for name in ALMOST:
-            assert np.isclose(pool.replicas[r][name], getattr(other.counters, name), rtol=1e-9), name
     for name in fast.dtype.names:
         np.testing.assert_array_equal(fast[name], slow.requests[name], err_msg=name)
 
 
-@settings(max_examples=EXAMPLES // 2, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=EXAMPLES // 5, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(scenarios(), st.lists(st.floats(0, 40), max_size=6), st.integers(1, 7))
 def test_how_time_is_cut_into_calls_does_not_matter(scenario, cuts, most_steps):
     fleet, work = scenario
@@ -158,5 +154,5 @@ def test_how_time_is_cut_into_calls_does_not_matter(scenario, cuts, most_steps):
     assert one.arrays.records.gaps.tobytes() == other.arrays.records.gaps.tobytes()
     assert one.arrays.records.series.tobytes() == other.arrays.records.series.tobytes()
     assert one.arrays.records.events.tobytes() == other.arrays.records.events.tobytes()
-    for name in (*COUNTERS, *ALMOST):
+    for name in COUNTERS:
         assert (one.replicas[name] == other.replicas[name]).all(), name
