@@ -15,6 +15,7 @@ from simulator.scenario import Load, Scenario, Speculation
 from simulator.serving.arrivals import Stage
 from simulator.serving.classes import TrafficClass
 from simulator.serving.clients import Client
+from simulator.serving.cluster_config import Autoscaler, Cluster, Failure, ReplicaPool, Transfer
 from simulator.serving.lengths import Lengths
 from simulator.serving.sessions import Conversation
 from simulator.serving.trace_replay import Trace
@@ -63,7 +64,7 @@ def test_pictures_in_the_readme_exist():
     "record",
     [
         Scenario, Load, Slo, Quantization, EngineSettings, Speculation, AcceptanceConfig, Replay, Gamma, ClosedLoop, Client,
-        TrafficClass, Lengths, Conversation, Stage, Trace,
+        TrafficClass, Lengths, Conversation, Stage, Trace, Cluster, ReplicaPool, Transfer, Failure, Autoscaler,
     ],
 )  # fmt: skip
 def test_every_field_of_a_scenario_is_described(record):
@@ -79,7 +80,13 @@ def test_scenarios_in_the_documents_can_be_served(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("record", "heading"), [(Scenario, "Scenarios"), (EngineSettings, "Engine settings"), (Speculation, "Speculation")]
+    ("record", "heading"),
+    [
+        (Scenario, "Scenarios"),
+        (EngineSettings, "Engine settings"),
+        (Cluster, "Clusters"),
+        (Speculation, "Speculation"),
+    ],
 )
 def test_simple_defaults_are_the_ones_described(record, heading):
     (section,) = re.findall(rf"^#+ {heading}\n(.*?)(?=^## |\Z)", SCENARIOS, re.M | re.S)
