@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,8 @@ from simulator.serving.requests import Requests
 from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
 
 IntArray = NDArray[np.int64]
+_AT_ONCE = 4096
+"""Records that a processor's second-level cache holds."""
 
 
 def workload_of(
@@ -32,42 +36,42 @@ def workload_of(
     """
     n = len(traffic)
     number = first + np.arange(n)
-    requests = state.records(state.REQUEST, n)
-    requests["arrival_s"] = requests["ready_s"] = traffic.arrival_s
-    requests["prompt_tokens"] = traffic.prompt_tokens
-    requests["output_tokens"] = traffic.output_tokens
-    requests["class_of"] = 0 if traffic.class_of is None else traffic.class_of
-    requests["session"] = number if traffic.session is None else traffic.session
-    requests["number"] = number
-    requests["measured"] = number >= int(warmup * (n if total is None else total))
-    requests["replica"] = -1
-    requests["rank"] = _ranks(traffic, settings)
-    patience_s = np.array([np.inf if c.patience_s is None else c.patience_s for c in traffic.classes])
-    patience_s = patience_s[requests["class_of"]]
-    known = ~np.isnan(traffic.arrival_s)
-    # Of an arrival that is not known yet the patience alone: the loop adds the arrival.
-    requests["cancel_s"] = patience_s + np.where(known, traffic.arrival_s, 0.0)
-    source = end_tokens = np.zeros(0, dtype=np.int64)
-    if traffic.shared is not None:
-        requests["first_piece"] = traffic.shared.first_piece[:-1]
-        requests["pieces"] = np.diff(traffic.shared.first_piece)
-        source = np.ascontiguousarray(traffic.shared.source, dtype=np.int64)
-        end_tokens = np.ascontiguousarray(traffic.shared.end_tokens, dtype=np.int64)
-    requests["status"][traffic.prompt_tokens + traffic.output_tokens > most_tokens] = state.REJECTED
-    next_turn = None if traffic.follows is None else _next_turns(traffic.follows, requests["status"])
-    asked = requests["status"] == state.WAITING
+    class_of = np.zeros(n, dtype=np.int64) if traffic.class_of is None else traffic.class_of
+    patience_s = np.array([np.inf if c.patience_s is None else c.patience_s for c in traffic.classes])[class_of]
+    status = np.full(n, state.WAITING, dtype=np.int32)
+    status[traffic.prompt_tokens + traffic.output_tokens > most_tokens] = state.REJECTED
+    next_turn = None if traffic.follows is None else _next_turns(traffic.follows, status)
+    asked = status == state.WAITING
     if total is None and not asked.any():
         raise nothing_fits(traffic, most_tokens)
+    arrival_s, known = traffic.arrival_s, ~np.isnan(traffic.arrival_s)
+    # Of an arrival that is not known yet the patience alone: the loop adds the arrival.
+    cancel_s = patience_s + np.where(known, arrival_s, 0.0)
     come = np.flatnonzero(asked & known)
     backlog = np.zeros(0, dtype=np.int64)
     if traffic.users:
         # The users stay the same people: the first ones that can be served start at 0.
         line = np.flatnonzero(asked)
         come, backlog = line[: traffic.users], line[traffic.users :]
-        for name in ("arrival_s", "ready_s"):
-            requests[name][come] = 0.0
-        requests["cancel_s"] = patience_s
-    admitted = come[np.argsort(requests["ready_s"][come], kind="stable")]
+        arrival_s = arrival_s.copy()
+        arrival_s[come], cancel_s = 0.0, patience_s
+    columns: dict[str, Any] = {
+        "arrival_s": arrival_s, "ready_s": arrival_s, "cancel_s": cancel_s, "prompt_tokens": traffic.prompt_tokens,
+        "output_tokens": traffic.output_tokens, "rank": _ranks(traffic, settings), "class_of": class_of,
+        "session": number if traffic.session is None else traffic.session, "number": number, "status": status,
+        "measured": number >= int(warmup * (n if total is None else total)), "replica": np.full(n, -1),
+    }  # fmt: skip
+    source = end_tokens = np.zeros(0, dtype=np.int64)
+    if traffic.shared is not None:
+        columns |= {"first_piece": traffic.shared.first_piece[:-1], "pieces": np.diff(traffic.shared.first_piece)}
+        source = np.ascontiguousarray(traffic.shared.source, dtype=np.int64)
+        end_tokens = np.ascontiguousarray(traffic.shared.end_tokens, dtype=np.int64)
+    requests = state.records(state.REQUEST, n)
+    for start in range(0, n, _AT_ONCE):  # so that each record is in the cache while its fields are written
+        part = slice(start, start + _AT_ONCE)
+        for name, column in columns.items():
+            requests[name][part] = column[part]
+    admitted = come[np.argsort(arrival_s[come], kind="stable")]
     return Workload(requests, admitted, source, end_tokens, next_turn, traffic.think_s, traffic.users, backlog)
 
 
@@ -118,13 +122,12 @@ def fates_of(
     return np.ascontiguousarray(rates), row_of
 
 
-def _ranks(traffic: Requests, settings: EngineSettings) -> IntArray | int:
+def _ranks(traffic: Requests, settings: EngineSettings) -> IntArray:
     if settings.order == "shortest":
         return traffic.prompt_tokens
-    if settings.order == "priority":
-        priority = np.array([c.priority for c in traffic.classes], dtype=np.int64)
-        return priority[traffic.class_of] if traffic.class_of is not None else int(priority[0])
-    return 0
+    if settings.order == "priority" and traffic.class_of is not None:
+        return np.array([c.priority for c in traffic.classes], dtype=np.int64)[traffic.class_of]
+    return np.zeros(len(traffic), dtype=np.int64)
 
 
 def _next_turns(follows: IntArray, status: NDArray[np.int32]) -> IntArray:
