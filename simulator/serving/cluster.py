@@ -76,7 +76,7 @@ def run_cluster(
     """
     control = control or Control()
     simulation = _Simulation(fleets, workload, control, progress, slice_steps, events)
-    with _interruptible(simulation.breath):
+    with interruptible(simulation.breath):
         simulation.run()
     return simulation.outcome()
 
@@ -157,7 +157,7 @@ _NOBODY = np.zeros(0, dtype=np.int64)
 
 
 @contextmanager
-def _interruptible(breath: Breath) -> Iterator[None]:
+def interruptible(breath: Breath) -> Iterator[None]:
     """Ctrl-C ends the simulation at its next breath, with every array whole; pressed again, at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simulator.cost.forward import ForwardCost
 from simulator.deployment import Deployment
 from simulator.memory import MemoryBudget
 from simulator.scenario import Scenario
@@ -17,7 +18,7 @@ from simulator.serving.metrics import ReplicaHardware
 from simulator.serving.model import ROUTERS, Fleet, FloatArray, IntArray, Workload
 from simulator.serving.requests import Requests
 from simulator.serving.step_model import most_tokens, step_model
-from simulator.serving.workload import fates_of, shares_blocks, workload_of
+from simulator.serving.workload import fates_of, has_common, workload_of
 from simulator.speculation.acceptance import Acceptance
 
 
@@ -62,17 +63,27 @@ class Plan:
         return [kind.hardware for kind in self.kinds for _ in range(kind.pool.built)]
 
 
+_OWN = ("gpu", "tp", "pp", "ep", "expert_skew", "expert_exponent", "engine")
+"""Fields of a scenario that a pool may have of its own."""
+
+
+def pools_of(scenario: Scenario) -> tuple[ReplicaPool, ...]:
+    """The scenario's pools with nothing left out, prefill before decode. Raises InputError where numbers do not fit."""
+    own = {name: getattr(scenario, name) for name in (*_OWN, "replicas")}
+    return (scenario.cluster or Cluster()).resolved(**own)
+
+
 def kinds_of(scenario: Scenario, deployment: Deployment, gamma: int) -> list[Kind]:
     """The scenario's kinds of replicas; `deployment` is what it names itself. Raises MemwallError where one does not fit."""
-    cluster = scenario.cluster or Cluster()
-    pools = cluster.resolved(gpu=scenario.gpu, tp=scenario.tp, replicas=scenario.replicas, engine=scenario.engine)
     kinds = []
-    for pool in pools:
-        given = {"gpu": pool.gpu, "tp": pool.tp, "engine": pool.engine}
+    for pool in pools_of(scenario):
+        given = {name: getattr(pool, name) for name in _OWN}
         same = all(getattr(scenario, name) == value for name, value in given.items())
         own = deployment
         if not same:
-            own = scenario.model_copy(update=given).with_base(scenario.base).deployment()
+            own = _as_slow(
+                scenario.model_copy(update=given).with_base(scenario.base).deployment(), scenario, deployment
+            )
             own = own if deployment.drafter is not None else own.plain()
         drafts = gamma if pool.role != "prefill" else 0
         own = own if drafts else own.plain()
@@ -80,23 +91,57 @@ def kinds_of(scenario: Scenario, deployment: Deployment, gamma: int) -> list[Kin
     return kinds
 
 
-def plan(scenario: Scenario, traffic: Requests, deployment: Deployment, gamma: int, law: Acceptance | None) -> Plan:
+def longest_of(kinds: Sequence[Kind]) -> int:
+    """Tokens of the longest request that can be served."""
+    # A prefill replica holds a request no longer than up to its first token, which no request exceeds that fits the others.
+    return min(most_tokens(kind.deployment, kind.budget, kind.gamma) for kind in kinds)
+
+
+def _as_slow(own: Deployment, scenario: Scenario, deployment: Deployment) -> Deployment:
+    """`own` with the errors that `deployment` is taken to have (`uncertainty.slowed`): all kinds are off in the same way."""
+
+    def on(cost: ForwardCost) -> ForwardCost:
+        return cost.on(replace(cost.efficiency, slower=deployment.target.efficiency.slower))
+
+    if deployment.target.efficiency.slower:
+        own = replace(own, target=on(own.target), draft=on(own.draft) if own.draft else None)
+    named, given = scenario.engine.load(scenario.base, deployment.gpu), deployment.engine
+    host_s = {
+        name: value * getattr(given, name) / getattr(named, name)
+        for name, value in vars(own.engine).items()
+        if name.startswith("host_") and getattr(named, name) and getattr(given, name) != getattr(named, name)
+    }
+    return replace(own, engine=replace(own.engine, **host_s)) if host_s else own
+
+
+def plan(
+    scenario: Scenario,
+    traffic: Requests,
+    deployment: Deployment,
+    gamma: int,
+    law: Acceptance | None,
+    *,
+    total: int | None = None,
+    common: bool | None = None,
+) -> Plan:
     """Fleets, workload and control of one variant: `gamma` drafts that fare by `law`, or none.
 
+    Where `traffic` is only the beginning of `total` requests, `common` says whether any prompts of the whole begin alike.
     Raises MemwallError where a kind does not fit its GPUs or no request fits its KV cache.
     """
     cluster = scenario.cluster or Cluster()
     kinds = kinds_of(scenario, deployment, gamma)
-    # A prefill replica holds a request no longer than up to its first token, which no request exceeds that fits the others.
-    longest = min(most_tokens(kind.deployment, kind.budget, kind.gamma) for kind in kinds)
-    workload = workload_of(traffic, kinds[0].deployment.engine.settings, scenario.warmup, longest)
+    longest = longest_of(kinds)
+    workload = workload_of(traffic, kinds[0].deployment.engine.settings, scenario.warmup, longest, total=total)
+    if common is None:
+        common = has_common(traffic)
     fates: tuple[FloatArray, IntArray] = np.ones((1, 1)), np.zeros(len(traffic), dtype=np.int64)
     drawn = fates if law is None else fates_of(traffic, law, scenario, gamma)
     models = [
         step_model(
             kind.deployment, kind.budget, gamma=kind.gamma, law=law if kind.gamma else None,
             fates=drawn if kind.gamma else fates, seed=scenario.seed,
-            shares=shares_blocks(traffic, kind.deployment.engine.settings), prefill_only=kind.pool.role == "prefill",
+            shares=common and kind.deployment.engine.settings.prefix_caching, prefill_only=kind.pool.role == "prefill",
         )
         for kind in kinds
     ]  # fmt: skip

@@ -184,7 +184,7 @@ class Pool:
             configs=configs,
             replicas=all_replicas,
             requests=requests,
-            links=_links(n, ranked=ranked, cancels=cancels, later=feedback or later),
+            links=links_of(n, ranked=ranked, cancels=cancels, later=feedback or later),
             followers=Followers(
                 none if workload.next_turn is None else workload.next_turn,
                 np.zeros(0) if workload.think_s is None else workload.think_s,
@@ -238,7 +238,7 @@ class Pool:
                 self.arrays.requests[name][slots["request"]] = slots[name]
 
 
-def _links(n: int, *, ranked: bool, cancels: bool, later: bool) -> Links:
+def links_of(n: int, *, ranked: bool, cancels: bool, later: bool) -> Links:
     def by_request(wanted: bool) -> IntArray:
         return np.full(n if wanted else 1, -1, dtype=np.int64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from simulator.errors import InputError
 from simulator.memory import MemoryBudget
 from simulator.scenario import Scenario
 from simulator.serving import state
-from simulator.serving.cluster import INTERRUPTED, run_cluster
+from simulator.serving.cluster import INTERRUPTED, ClusterRun, run_cluster
 from simulator.serving.control import Happening
-from simulator.serving.fleets import Kind, plan
+from simulator.serving.fleets import Kind, Plan, plan
 from simulator.serving.handover import Transfers
 from simulator.serving.metrics import Summary, summarise
 from simulator.serving.pool import Pool
@@ -107,23 +107,42 @@ def simulate(
     or no request can be served.
     """
     deployment = deployment or scenario.deployment()
-    own, limit = deployment.target.decoder.max_context_tokens, scenario.max_context_tokens
-    if own is not None and limit is not None and limit > own:
-        raise InputError(
-            "max_context_tokens", limit, f"be at most the {own} tokens of {deployment.target.decoder.name}"
-        )
-    limit = limit or own
+    limit = context_limit(scenario, deployment)
     traffic = requests or generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
-    variants: list[tuple[str, Deployment, int, Acceptance | None]] = [("plain", deployment.plain(), 0, None)]
-    if scenario.speculation is not None:
-        law = acceptance or acceptance_of(scenario, deployment)
-        variants.insert(0, ("speculation", deployment, scenario.speculation.gamma, law))
     runs: list[Run] = []
-    for variant in variants:
-        runs.append(_run(scenario, traffic, *variant, progress, partial))
+    for variant in variants_of(scenario, deployment, acceptance):
+        runs.append(_run(scenario, traffic, variant, progress, partial))
         if runs[-1].interrupted_s is not None:
             break
     return SimulationResult(scenario, deployment, traffic, tuple(runs))
+
+
+class Variant(NamedTuple):
+    """With speculation or without."""
+
+    name: str
+    """``speculation`` or ``plain``."""
+    deployment: Deployment
+    gamma: int
+    law: Acceptance | None
+
+
+def variants_of(scenario: Scenario, deployment: Deployment, acceptance: Acceptance | None = None) -> list[Variant]:
+    """What is simulated, in order; `acceptance` takes the place of the law the scenario states."""
+    variants = [Variant("plain", deployment.plain(), 0, None)]
+    if scenario.speculation is not None:
+        law = acceptance or acceptance_of(scenario, deployment)
+        variants.insert(0, Variant("speculation", deployment, scenario.speculation.gamma, law))
+    return variants
+
+
+def context_limit(scenario: Scenario, deployment: Deployment) -> int | None:
+    """Longest prompt plus output that is admitted, tokens; None: any. Raises InputError where the model has no such context."""
+    own, limit = deployment.target.decoder.max_context_tokens, scenario.max_context_tokens
+    if own is not None and limit is not None and limit > own:
+        rule = f"be at most the {own} tokens of {deployment.target.decoder.name}"
+        raise InputError("max_context_tokens", limit, rule)
+    return limit or own
 
 
 def acceptance_of(scenario: Scenario, deployment: Deployment) -> Acceptance:
@@ -137,26 +156,33 @@ def acceptance_of(scenario: Scenario, deployment: Deployment) -> Acceptance:
     return config.law(scenario.base)
 
 
-def _run(
-    scenario: Scenario,
-    traffic: Requests,
-    variant: str,
-    deployment: Deployment,
-    gamma: int,
-    law: Acceptance | None,
-    progress: Progress | None,
-    partial: bool,
-) -> Run:
-    planned = plan(scenario, traffic, deployment, gamma, law)
-    tell = (lambda done, of: progress(variant, done, of)) if progress else None
+def _run(scenario: Scenario, traffic: Requests, variant: Variant, progress: Progress | None, partial: bool) -> Run:
+    planned = plan(scenario, traffic, variant.deployment, variant.gamma, variant.law)
+    tell = (lambda done, of: progress(variant.name, done, of)) if progress else None
     done = run_cluster(planned.fleets, planned.workload, planned.control, progress=tell)
     if done.interrupted == INTERRUPTED and not partial:
         raise KeyboardInterrupt
     requests = planned.workload.requests
+    return judged(scenario, traffic, variant, planned, done, requests, requests=requests, rows=traffic.row)
+
+
+def judged(
+    scenario: Scenario,
+    traffic: Requests,
+    variant: Variant,
+    planned: Plan,
+    done: ClusterRun,
+    outcomes: Any,
+    *,
+    requests: Any,
+    rows: NDArray[np.int64],
+) -> Run:
+    """A run with its summary; `outcomes` are the records of all requests or the `Outcomes` that have seen them, `requests` and
+    `rows` what the run keeps."""
     series, bucket_s = _merged_series(done.pools)
     interrupted_s = done.end_s if done.interrupted else None
     summary = summarise(
-        requests,
+        outcomes,
         done.replicas,
         np.sum([pool.arrays.records.gaps.sum(axis=0) for pool in done.pools], axis=0),
         hardware=planned.hardware,
@@ -169,13 +195,13 @@ def _run(
         interrupted_s=interrupted_s,
     )
     return Run(
-        variant=variant,
-        gamma=gamma,
+        variant=variant.name,
+        gamma=variant.gamma,
         summary=summary,
         budget=planned.kinds[-1].budget,
         total_blocks=planned.kinds[-1].total_blocks,
         requests=requests,
-        rows=traffic.row,
+        rows=rows,
         series=series,
         bucket_s=bucket_s,
         interrupted_s=interrupted_s,

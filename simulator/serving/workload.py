@@ -81,10 +81,8 @@ def nothing_fits(traffic: Requests, most_tokens: int) -> InputError:
     return InputError("traffic", f"shortest of {len(traffic)} requests", rule, where=traffic.source)
 
 
-def shares_blocks(traffic: Requests, settings: EngineSettings) -> bool:
-    """Whether requests may find each other's blocks, so that every block needs a name."""
-    if not settings.prefix_caching:
-        return False
+def has_common(traffic: Requests) -> bool:
+    """Whether any two prompts may begin alike."""
     if traffic.shared is not None and len(traffic.shared.source) > 0:
         return True
     return traffic.session is not None and len(np.unique(traffic.session)) < len(traffic)
