@@ -137,6 +137,14 @@ class ReplicaPool(Record):
     """Bundled name, alias or path; left out, as for all that follows, the scenario's."""
     tp: int | None = Field(default=None, ge=1)
     """GPUs that share every layer."""
+    pp: int | None = Field(default=None, ge=1)
+    """Stages of a pipeline."""
+    ep: int | None = Field(default=None, ge=1)
+    """GPUs over which whole experts are spread; 1: none are."""
+    expert_skew: float | None = None
+    """With `ep`: tokens on the busiest GPU over their mean over GPUs, no unit."""
+    expert_exponent: float | None = None
+    """Zipf exponent of the experts' popularity, no unit."""
     replicas: int | None = Field(default=None, ge=1, le=MOST_REPLICAS)
     """Copies of the model; with an autoscaler those at the start."""
     engine: Annotated[EngineChoice, BeforeValidator(_engine)] | None = None
@@ -188,8 +196,14 @@ class Cluster(Record):
                     raise InputError(f"cluster.{field}", "(given)", "come with pools of roles prefill and decode")
         return self
 
-    def resolved(self, *, gpu: str, tp: int, replicas: int, engine: EngineChoice) -> tuple[ReplicaPool, ...]:
+    def resolved(
+        self, *, gpu: str, tp: int, replicas: int, engine: EngineChoice, pp: int = 1, ep: int | None = None,
+        expert_skew: float = 1.0, expert_exponent: float = 0.0,
+    ) -> tuple[ReplicaPool, ...]:  # fmt: skip
         """The pools with nothing left out, prefill before decode. Raises InputError where numbers do not fit each other."""
+        own = {
+            "gpu": gpu, "tp": tp, "pp": pp, "ep": ep, "expert_skew": expert_skew, "expert_exponent": expert_exponent,
+        }  # fmt: skip
         found = []
         for pool in sorted(self.pools, key=lambda pool: pool.role == "decode") or [ReplicaPool()]:
             scaler = pool.autoscaler or self.autoscaler
@@ -198,8 +212,9 @@ class Cluster(Record):
                 raise InputError(
                     "cluster.pools.replicas", start, f"be between the autoscaler's {scaler.min} and {scaler.max}"
                 )
-            given = {"gpu": pool.gpu or gpu, "tp": pool.tp or tp, "replicas": start, "autoscaler": scaler}
-            found.append(pool.model_copy(update={**given, "engine": _changed(engine, pool.engine)}))
+            given = {name: value for name, value in own.items() if getattr(pool, name) is None}
+            given |= {"replicas": start, "autoscaler": scaler, "engine": _changed(engine, pool.engine)}
+            found.append(pool.model_copy(update=given))
         built = sum(pool.built for pool in found)
         if built > MOST_REPLICAS:
             raise InputError("cluster.pools.replicas", built, f"add up to at most {MOST_REPLICAS}")
