@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from simulator import InputError, __version__, catalog
 from simulator.cli import COMMANDS, main, parser
 from simulator.commands import arguments, simulate
-from simulator.serving import intervals, simulation
+from simulator.serving import cluster, intervals, simulation
 from tests.commands.lines import DECODE, SPECULATE, run
 
 
@@ -129,13 +131,13 @@ def test_ctrl_c_while_simulating_leaves_what_there_is(
     scenario: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two slices of steps: whatever was simulated by then is written, and says so."""
-    monkeypatch.setattr(simulation, "_SLICE_STEPS", 40)
+    monkeypatch.setattr(simulation, "run_cluster", partial(cluster.run_cluster, slice_steps=40))
     told: list[object] = []
 
     def press_once(*_: object) -> None:
         told.append(_)
         if len(told) == 1:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(simulate.ProgressBar, "tell", press_once)
     assert run("simulate", scenario, "--rows", "r.csv", "--json", "r.json", "--html", "r.html") == 130
