@@ -38,7 +38,7 @@ def served(request):
     """A scenario's result, and the replicas and time series of each of its runs."""
     source = SCENARIOS[request.param]
     scenario = load_scenario(source, load=LOAD) if isinstance(source, str) else load_scenario(source)
-    if getattr(scenario, "cluster", None) is not None:
+    if scenario.cluster is not None:
         pytest.skip("several stages or failures have laws of their own (test_cluster)")
     with kept.pools() as made:
         result = simulate(scenario)

@@ -21,7 +21,7 @@ LONGEST_AT_ONCE = 2
 def variants(request):
     """What the runs of a scenario are made of: each one's fleet and workload, as they were before it ran, and its records after."""
     scenario = load_scenario(request.param, load={"requests": REQUESTS})
-    if getattr(scenario, "cluster", None) is not None:
+    if scenario.cluster is not None:
         pytest.skip("the specification of several stages and failures is a test's own (test_cluster_equals_plain)")
     with kept.pools() as made:
         result = simulate(scenario)

@@ -211,13 +211,6 @@ def test_speculation_without_a_known_acceptance_is_refused():
         simulate(scenario(speculation={"draft": "llama-3.2-1b"}))
 
 
-def test_result_columns_describe_each_request():
-    columns = simulate(scenario(speculation=speculative())).main.columns()
-    assert {len(values) for values in columns.values()} == {200}
-    assert set(columns["status"]) == {"finished"}
-    assert np.allclose(columns["e2e_s"], columns["finish_s"] - columns["arrival_s"])
-
-
 def test_the_real_azure_trace_is_served_whole(memwall_data):
     path = memwall_data / "traces/azure2023/AzureLLMInferenceTrace_code.csv"
     result = simulate(scenario(traffic={"kind": "trace", "path": str(path)}, replicas=2, speculation=speculative()))
