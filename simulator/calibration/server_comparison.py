@@ -25,6 +25,7 @@ from simulator.errors import InputError
 from simulator.randomness import STREAM_OUTPUT_TOKENS, STREAM_PROMPT_TOKENS, uniform_array
 from simulator.records import validate
 from simulator.scenario import Scenario
+from simulator.serving.fleets import gpus_of
 from simulator.serving.lengths import Constant, FloatArray, IntArray
 from simulator.serving.metrics import request_metrics
 from simulator.serving.simulation import Progress, Run, simulate
@@ -96,7 +97,7 @@ def compare_server(
         quantities.append(_row("tokens per round", "tokens", result.tokens_per_round, values, note))
     return Validation(
         title=f"{result.tool} held against memwall",
-        subject=f"{scenario.model} on {scenario.gpu}" + f" × {scenario.tp * scenario.pp * scenario.replicas}",
+        subject=f"{scenario.model} on " + " + ".join(f"{gpu} × {n}" for gpu, n in gpus_of(scenario).items()),
         conditions=_conditions(result, scenario, plan, len(seeds)),
         comparisons=_comparisons(result, runs[0]) if plan.how == "recorded" else (),
         quantities=quantities,

@@ -127,10 +127,11 @@ def _traffic_row(name: str) -> tuple[str, ...]:
 
 def _scenario_row(name: str) -> tuple[str, ...]:
     from simulator.scenario import load_scenario
+    from simulator.serving.fleets import gpus_of
 
     s = load_scenario(name)
     speculation = f"{s.speculation.draft}, γ = {s.speculation.gamma}" if s.speculation else NONE
-    return name, s.model, f"{s.replicas * s.tp * s.pp} × {s.gpu}", speculation, s.title
+    return name, s.model, " + ".join(f"{n} × {gpu}" for gpu, n in gpus_of(s).items()), speculation, s.title
 
 
 _LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[str], tuple[str, ...]]]] = {

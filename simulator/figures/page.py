@@ -14,6 +14,8 @@ from simulator.figures import breakdown, roofline, serving, speedup, style
 from simulator.figures import timeline as timelines
 from simulator.figures.html_page import HtmlPart, html_page
 from simulator.output import rows
+from simulator.output.cluster_conditions import gpus_of_all, kind_names
+from simulator.output.cluster_report import cluster_sections
 from simulator.output.report import (
     Block,
     decode_report,
@@ -80,7 +82,7 @@ def simulation_page(result: SimulationResult, intervals: Intervals | None = None
     histogram = serving.tokens_per_round_figure(result)
     if histogram is not None:
         figures.append(histogram)
-    tables = [simulation_section(result)]
+    tables = [simulation_section(result), *cluster_sections(result)]
     if len(result.main.summary.classes) > 1:
         tables += class_sections(result)
     confidence = confidence_section(result)
@@ -89,9 +91,13 @@ def simulation_page(result: SimulationResult, intervals: Intervals | None = None
     if intervals is not None:
         tables.append(interval_section(result, intervals))
         figures.append(serving.interval_figure(result, intervals))
-    figures.append(breakdown.memory_figure(result.main.budget, style.tag_of(result.deployment)))
+    kinds = result.main.kinds
+    different = {(kind.deployment.gpu.name, kind.budget): i for i, kind in reversed(list(enumerate(kinds)))}
+    for i in sorted(different.values()):
+        of = f"{kind_names(kinds)[i]}; " if len(kinds) > 1 else ""
+        figures.append(breakdown.memory_figure(kinds[i].budget, of + style.tag_of(kinds[i].deployment)))
     part = HtmlPart(
-        title=scenario.title or f"Many users: {scenario.model} on {result.deployment.gpu.title}",
+        title=scenario.title or f"Many users: {scenario.model} on {gpus_of_all(kinds)}",
         verdict=simulation_verdict(result),
         conditions=rows.simulation_conditions(result),
         tables=tables,

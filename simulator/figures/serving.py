@@ -12,8 +12,10 @@ from plotly.subplots import make_subplots
 
 from simulator import units
 from simulator.figures import style
+from simulator.output.rows import basis
 from simulator.serving import state
 from simulator.serving.class_metrics import END_NAMES
+from simulator.serving.cluster_metrics import serving_over_time
 from simulator.serving.intervals import FIGURES, Intervals
 from simulator.serving.metrics import request_metrics
 from simulator.serving.simulation import Run, SimulationResult
@@ -177,16 +179,20 @@ def interval_figure(result: SimulationResult, intervals: Intervals) -> go.Figure
 
 def load_figure(result: SimulationResult) -> go.Figure:
     """Over time: requests running and waiting, KV cache filled, tokens in and out per second; all replicas together."""
-    panels = (
+    panels: tuple[str, ...] = (
         "requests running",
         "requests waiting",
         "KV cache filled, %",
         "output, tokens/s",
         "prompts computed, tokens/s",
     )
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.045, subplot_titles=panels)
+    changes = any(run.happened for run in result.runs)
+    if changes:
+        panels = (*panels, "replicas serving")
+    spacing = 0.045 * 5 / len(panels)
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=panels)
     for run in result.runs:
-        found = timeline_of(result, run)
+        found = timeline_of(run)
         lines = (
             found.running, found.waiting, 100.0 * found.kv_share, found.output_tokens_per_s, found.prompt_tokens_per_s,
         )  # fmt: skip
@@ -197,6 +203,8 @@ def load_figure(result: SimulationResult) -> go.Figure:
                 x=found.time_s, y=y, mode="lines", **look, legendgroup=run.variant, showlegend=row == 1,
                 hovertemplate="%{y:.4g} at %{x:.0f} s<extra></extra>", row=row, col=1,
             )  # fmt: skip
+        if changes:
+            _add_replicas(figure, run, row=len(panels))
     window = result.main.summary
     if window.window == ARRIVALS:
         figure.add_vrect(
@@ -204,23 +212,32 @@ def load_figure(result: SimulationResult) -> go.Figure:
             line_width=0, layer="below",
         )  # fmt: skip
     figure.update_yaxes(rangemode="tozero")
-    if max(timeline_of(result, run).waiting.max(initial=0.0) for run in result.runs) < 1.0:
+    if max(timeline_of(run).waiting.max(initial=0.0) for run in result.runs) < 1.0:
         figure.update_yaxes(range=[0, 1], row=2, col=1)  # hundredths of a request are no queue
     figure.update_xaxes(title="simulated time, s (shaded: what rates are taken over)", row=len(panels), col=1)
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})
-    style.finish(figure, finding=_load_sentence(result), tag=_tag(result), height=800)
+    style.finish(figure, finding=_load_sentence(result), tag=_tag(result), height=160 * len(panels))
     return style.legend_below(figure, offset=-0.1)
 
 
-def timeline_of(result: SimulationResult, run: Run) -> Timeline:
+def _add_replicas(figure: go.Figure, run: Run, row: int) -> None:
+    """How many replicas take requests, a step at every change, up to the end of the run."""
+    times_s, counts = serving_over_time(run.kinds, run.happened)
+    end_s = run.cluster.end_s if run.cluster else float(times_s[-1])
+    inside = times_s <= end_s  # who was starting when the last request left may be ready later
+    look = _look(run)
+    look["line"] = {**look["line"], "width": 1.6, "dash": "solid", "shape": "hv"}
+    figure.add_scatter(
+        x=np.append(times_s[inside], end_s), y=np.append(counts[inside], counts[inside][-1]), mode="lines", **look,
+        legendgroup=run.variant, showlegend=False, hovertemplate="%{y} from %{x:.0f} s<extra></extra>", row=row, col=1,
+    )  # fmt: skip
+
+
+def timeline_of(run: Run) -> Timeline:
     """The run's time series in as many points as are drawn."""
-    replicas = result.scenario.replicas
+    replicas = sum(kind.pool.built for kind in run.kinds)
     return timeline(
-        run.series,
-        run.bucket_s,
-        total_blocks=run.total_blocks * replicas,
-        replicas=replicas,
-        points=MOST_TIMELINE_POINTS,
+        run.series, run.bucket_s, total_blocks=run.fleet_blocks, replicas=replicas, points=MOST_TIMELINE_POINTS
     )
 
 
@@ -230,7 +247,7 @@ def _load_sentence(result: SimulationResult) -> str:
     if growing:
         first = growing[0].summary.stability.sentence.partition(". ")[0]
         return f"{style.VARIANT_NAMES[growing[0].variant]}: {first[0].lower()}{first[1:]}".capitalize()
-    each = " on each replica" if result.scenario.replicas > 1 else ""
+    each = " on each replica" if sum(kind.pool.built for kind in result.main.kinds) > 1 else ""
     if result.main is result.plain:
         return (
             f"At most {main.most_running} requests run together on one replica, and {main.kv_occupancy_most:.0%} of the KV "
@@ -336,4 +353,4 @@ def _ticks(low: float, high: float) -> dict[str, Any]:
 
 
 def _tag(result: SimulationResult) -> str:
-    return f"{style.tag_of(result.deployment)}; {result.main.summary.measured:,} requests measured, seed {result.scenario.seed}"
+    return f"{basis(result)}; {result.main.summary.measured:,} requests measured, seed {result.scenario.seed}"

@@ -164,7 +164,8 @@ def simulation_document(
             "kv_blocks": run.total_blocks,
             "memory_budget": asdict(run.budget),
             "summary": asdict(run.summary),
-            "timeline": _timeline(run, result.scenario.replicas),
+            "timeline": _timeline(run),
+            "cluster": _cluster(run),
         }
         for run in result.runs
     ]
@@ -190,8 +191,18 @@ def simulation_document(
     }  # fmt: skip
 
 
-def _timeline(run: Run, replicas: int) -> dict[str, Any]:
+def _timeline(run: Run) -> dict[str, Any]:
     """Means over stretches of equal width, to six digits."""
-    found = timeline(run.series, run.bucket_s, total_blocks=run.total_blocks * replicas, replicas=replicas)
+    replicas = sum(kind.pool.built for kind in run.kinds)
+    found = timeline(run.series, run.bucket_s, total_blocks=run.fleet_blocks, replicas=replicas)
     columns = {name: [float(f"{v:.6g}") for v in values.tolist()] for name, values in found.columns().items()}
     return {"width_s": found.width_s, **columns}
+
+
+def _cluster(run: Run) -> dict[str, Any]:
+    """What `cluster_metrics` found, and every change of a replica's state: pools counted through, prefill first."""
+    found = {} if run.cluster is None else asdict(run.cluster)
+    happened = [
+        {"time_s": h.time_s, "replica": h.replica, "state": h.state.value, "requests": h.requests} for h in run.happened
+    ]
+    return {**found, "held_s": run.held_s.tolist(), "happened": happened}

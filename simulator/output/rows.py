@@ -10,6 +10,7 @@ from simulator.decoding import DecodeResult
 from simulator.deployment import Deployment
 from simulator.experts import SPLIT_EVENLY, ExpertPlacement
 from simulator.memory import MemoryBudget
+from simulator.output.cluster_conditions import cluster_rows, gpus_of_all, kind_rows, replicas_text
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.metrics import Summary
 from simulator.serving.simulation import SimulationResult
@@ -115,7 +116,7 @@ def simulation_conditions(result: SimulationResult) -> list[tuple[str, str]]:
     scenario, traffic = result.scenario, result.traffic
     account = f"{traffic.rows_read:,} read = {len(traffic):,} used"
     account += "".join(f" + {n:,} dropped ({reason})" for reason, n in traffic.dropped.items())
-    rows = [*deployment_rows(result.deployment), ("replicas", str(scenario.replicas)), ("traffic", traffic.source)]
+    rows = [*_replica_rows(result), *cluster_rows(result), ("traffic", traffic.source)]
     rows += [
         ("rows", account),
         ("seed", str(scenario.seed)),
@@ -123,6 +124,23 @@ def simulation_conditions(result: SimulationResult) -> list[tuple[str, str]]:
         ("rates over", window_text(result.main.summary)),
     ]
     return rows
+
+
+def _replica_rows(result: SimulationResult) -> list[tuple[str, str]]:
+    """Model, formats and drafter, and what replicas run on: of all of them, or kind by kind."""
+    kinds = result.main.kinds
+    common = deployment_rows(kinds[-1].deployment)
+    if len(kinds) == 1:
+        return [*common, ("replicas", replicas_text(kinds[0]))]
+    kept = dict(row for row in common if row[0] in ("model", "number formats", "drafter"))
+    model, formats = kept.pop("model"), kept.pop("number formats")
+    rows = [("model", model), ("replicas", gpus_of_all(kinds)), *kind_rows(kinds), ("number formats", formats)]
+    return [*rows, *kept.items(), ("times rest on", basis(result))]
+
+
+def basis(result: SimulationResult) -> str:
+    """What times rest on, of all kinds of replicas."""
+    return "; ".join(dict.fromkeys(kind.deployment.target.efficiency.label for kind in result.main.kinds))
 
 
 def window_text(summary: Summary) -> str:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from simulator import units
-from simulator.cost.efficiency import Efficiency
 from simulator.output import rows
+from simulator.output.cluster_conditions import kind_names
+from simulator.output.cluster_report import cluster_remarks, cluster_sections
 from simulator.output.report import NONE, Block, calibration_line
 from simulator.output.rows import Table, interruption
 from simulator.output.tables import Section, properties
@@ -29,11 +30,12 @@ def simulation_report(
     """Conditions, the table, what speculation bought, how sure that is, and how fast the simulation itself was."""
     scenario = result.scenario
     heading = scenario.title or scenario.name
-    conditions = [*rows.simulation_conditions(result), ("typical error", _typical(result.deployment.target.efficiency))]
+    conditions = [*rows.simulation_conditions(result), ("typical error", _typical(result))]
     blocks: list[Block] = [
         properties(heading, conditions),
         simulation_section(result),
     ]
+    blocks += cluster_sections(result)
     if len(result.main.summary.classes) > 1:
         blocks += class_sections(result)
     confidence = confidence_section(result)
@@ -81,7 +83,7 @@ def remarks(result: SimulationResult) -> list[str]:
         )
     if sentence := room_sentence(result):
         found.append(sentence)
-    return found
+    return found + _by_variant(result, cluster_remarks)
 
 
 def _by_variant(result: SimulationResult, say: Callable[[Run], str]) -> list[str]:
@@ -102,8 +104,10 @@ def room_sentence(result: SimulationResult) -> str:
     if len(result.runs) > 1:
         plain = result.plain.total_blocks
     blocks = f"{ours:,} KV blocks per replica instead of {plain:,}, " if ours != plain else ""
+    kinds = result.main.kinds
+    where = f" on {kind_names(kinds)[-1].partition(' on ')[2]}" if len(kinds) > 1 else ""
     return (
-        f"Speculation costs KV room: {blocks}{room.speculative:,} requests of {room.context_tokens:,} tokens at once "
+        f"Speculation costs KV room{where}: {blocks}{room.speculative:,} requests of {room.context_tokens:,} tokens at once "
         f"instead of {room.plain:,} ({-room.lost_share:+.1%})."
     )
 
@@ -222,8 +226,13 @@ INTERVAL_NAMES = {
 """Figures of `serving.intervals.FIGURES` in words."""
 
 
-def _typical(efficiency: Efficiency) -> str:
-    return calibration_line(efficiency).partition("typical error ")[2].rstrip(".")
+def _typical(result: SimulationResult) -> str:
+    """Of each kind of replica what its calibration missed."""
+    efficiencies = [kind.deployment.target.efficiency for kind in result.main.kinds]
+    lines = {e.name: calibration_line(e).partition("typical error ")[2].rstrip(".") for e in efficiencies}
+    if len(set(lines.values())) == 1:
+        return next(iter(lines.values()))
+    return "; ".join(f"{name}: {line}" for name, line in lines.items())
 
 
 def _variants(result: SimulationResult) -> str:

@@ -73,6 +73,15 @@ def pools_of(scenario: Scenario) -> tuple[ReplicaPool, ...]:
     return (scenario.cluster or Cluster()).resolved(**own)
 
 
+def gpus_of(scenario: Scenario) -> dict[str, int]:
+    """How many GPUs there may ever be, by name as the scenario has it."""
+    found: dict[str, int] = {}
+    for pool in pools_of(scenario):
+        gpu = pool.gpu or scenario.gpu
+        found[gpu] = found.get(gpu, 0) + pool.built * (pool.tp or 1) * (pool.pp or 1)
+    return found
+
+
 def kinds_of(scenario: Scenario, deployment: Deployment, gamma: int) -> list[Kind]:
     """The scenario's kinds of replicas; `deployment` is what it names itself. Raises MemwallError where one does not fit."""
     kinds = []

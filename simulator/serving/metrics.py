@@ -111,6 +111,7 @@ class Summary:
     """Of the measured requests, however they ended."""
     stability: Stability
     tokens_per_s_per_gpu: float
+    """By GPUs held, averaged over the run."""
     tokens_per_s_per_user: float
     """1 / mean TPOT."""
     gpu_busy_share: float
@@ -227,7 +228,9 @@ def summarise(
         goodput_per_s=int(counts.good.sum()) / window.seconds,
         good_share=share(int(counts.measured_good.sum()), int(counts.measured_ended.sum())),
         stability=_stability(series, bucket_s, window, counts.arrived, counts.left),
-        tokens_per_s_per_gpu=tokens_per_s / max(1, sum(h.gpus for h in hardware)),
+        tokens_per_s_per_gpu=share(
+            tokens_per_s * whole.seconds, sum(h.gpus * s for h, s in zip(hardware, held, strict=True))
+        ),
         tokens_per_s_per_user=share(1.0, times["tpot_s"].mean),
         gpu_busy_share=share(busy_s, sum(held)),
         bandwidth_share=_of_peak(replicas, "hbm_bytes", held, [h.peak_bytes_per_s for h in hardware]),

@@ -7,10 +7,12 @@ from simulator.serving.simulation import SimulationResult
 
 
 def kv_room(result: SimulationResult) -> Concurrency | None:
-    """At the mean length of a finished request at its end, prompt and answer; None where nothing speculates or finished."""
+    """In the last kind of replica, at the mean length of a finished request at its end, prompt and answer; None where nothing
+    speculates or finished."""
     summary = result.main.summary
     finished = summary.requests["finished"]
     if result.main.gamma == 0 or not finished:
         return None
     tokens = sum(c.prompt_tokens + c.output_tokens for c in summary.classes)
-    return result.deployment.concurrency(context_tokens=max(1, round(tokens / finished)), gamma=result.main.gamma)
+    deployment = result.main.kinds[-1].deployment
+    return deployment.concurrency(context_tokens=max(1, round(tokens / finished)), gamma=result.main.gamma)

@@ -15,6 +15,7 @@ from simulator.memory import MemoryBudget
 from simulator.scenario import Scenario
 from simulator.serving import state
 from simulator.serving.cluster import INTERRUPTED, ClusterRun, run_cluster
+from simulator.serving.cluster_metrics import ClusterSummary, summarise_cluster
 from simulator.serving.control import Happening
 from simulator.serving.fleets import Kind, Plan, plan
 from simulator.serving.handover import Transfers
@@ -58,6 +59,8 @@ class Run:
     """Failures, recoveries, starts and stops of replicas, in order of time."""
     held_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """How long each replica's GPUs were held, s [replicas]."""
+    cluster: ClusterSummary | None = None
+    """Kinds of replicas, transfers, outages and scaling in figures."""
 
     @property
     def fleet_blocks(self) -> int:
@@ -210,6 +213,9 @@ def judged(
         transfers=done.transfers,
         happened=done.happened,
         held_s=done.held_s,
+        cluster=summarise_cluster(
+            planned.kinds, done, summary.makespan_s, fails=bool(scenario.cluster and scenario.cluster.failures)
+        ),
     )
 
 
