@@ -125,20 +125,24 @@ def start_up(repeats: int) -> tuple[dict[str, Any], list[Bar]]:
 
 
 def streamed(requests: int) -> tuple[dict[str, Any], list[Bar]]:
-    """Peak memory and seconds of ``memwall simulate`` on so many requests, each written as a row of a Parquet file."""
+    """Peak memory and seconds of ``memwall simulate --stream`` on so many requests, each written as a row of a Parquet file."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.parquet"
         command = [sys.executable, "-m", "simulator.cli", "simulate", "stock-8b-h100", "--requests", str(requests)]
         start = time.perf_counter()
-        child = subprocess.Popen([*command, "--rows", str(rows), "--no-progress"], stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [*command, "--stream", "--rows", str(rows), "--no-progress"], stdout=subprocess.DEVNULL
+        )
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
-            sys.exit(f"memwall simulate --requests {requests} --rows: exit code {child.returncode}")
+            sys.exit(f"memwall simulate --requests {requests} --stream --rows: exit code {child.returncode}")
         written_bytes = rows.stat().st_size
     most_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"\nmemwall simulate stock-8b-h100 --requests {requests} --rows rows.parquet, a process from start to end")
+    print(
+        f"\nmemwall simulate stock-8b-h100 --requests {requests} --stream --rows rows.parquet, a process from start to end"
+    )
     print(
         f"{seconds:.1f} s, {requests / seconds:,.0f} requests/s, peak {most_bytes / 1e6:,.0f} MB, rows {written_bytes / 1e6:,.0f} MB"
     )

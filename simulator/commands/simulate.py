@@ -61,6 +61,11 @@ def add(commands: Any) -> None:
     group.add_argument("--json", metavar="FILE", help="scenario and summary as JSON")
     group.add_argument("--html", metavar="FILE", help="report with figures, works offline")
     parser.add_argument(
+        "--stream", action=argparse.BooleanOptionalAction,
+        help="keep no requests in memory: the same figures, rows written while they come into being (beyond two million "
+        "requests, unless --html, --intervals or --replications ask for them again)",
+    )  # fmt: skip
+    parser.add_argument(
         "--intervals", action=argparse.BooleanOptionalAction,
         help="prediction intervals, some six simulations more (up to 20,000 requests)",
     )  # fmt: skip
@@ -78,27 +83,31 @@ def run(args: argparse.Namespace) -> int:
 
     check_writable([("--rows", args.rows), ("--json", args.json), ("--html", args.html)])
     scenario = changed_scenario(args)
+    from simulator.commands.streamed import simulate_rows, streams
     from simulator.output.columns import check_suffix
     from simulator.output.simulation_report import simulation_report
     from simulator.output.tables import print_blocks
     from simulator.serving.compiled import is_cold
     from simulator.serving.first_call import compile_step_loop
+    from simulator.serving.fleets import kinds_of
     from simulator.serving.simulation import simulate
 
     check_suffix(args.rows, "--rows")
-    scenario.deployment().fit()  # what cannot be served is said at once, not after the compilation
+    streamed = streams(args, scenario)
+    # What cannot be served is said at once, not after the compilation.
+    kinds_of(scenario, scenario.deployment(), scenario.speculation.gamma if scenario.speculation else 0)
     if is_cold() and not args.no_progress:
         print("memwall: compiling the step loop, once, some ten seconds …", file=sys.stderr, flush=True)
     compile_step_loop()
     started_s = time.perf_counter()
     with ProgressBar(shown=not args.no_progress and sys.stderr.isatty()) as bar:
-        result = simulate(scenario, bar.tell, partial=True)
+        result = simulate_rows(args, scenario, bar.tell) if streamed else simulate(scenario, bar.tell, partial=True)
         wall_s = time.perf_counter() - started_s
         interrupted = result.interrupted_s is not None
         extra = Extras()
-        if not interrupted:
+        if not interrupted and not streamed:
             extra = extras(args, result, bar.tell)
-        write_files(args, result, extra, bar.tell)
+        write_files(args, result, extra, bar.tell, rows=None if streamed else args.rows)
     blocks = simulation_report(result, wall_s, extra.intervals, extra.replications)
     if extra.left_out:
         blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
@@ -141,8 +150,10 @@ def extras(args: argparse.Namespace, result: SimulationResult, tell: Tell) -> Ex
     return found
 
 
-def write_files(args: argparse.Namespace, result: SimulationResult, extra: Extras, tell: Tell) -> None:
-    """The files that were asked for, the quickest first. Raises InputError."""
+def write_files(
+    args: argparse.Namespace, result: SimulationResult, extra: Extras, tell: Tell, *, rows: str | None
+) -> None:
+    """The files that were asked for, the quickest first, `rows` among them where they are not there yet. Raises InputError."""
     from simulator.output.files import write_text
 
     if args.json is not None:
@@ -154,10 +165,10 @@ def write_files(args: argparse.Namespace, result: SimulationResult, extra: Extra
         from simulator.figures.page import simulation_page
 
         write_text(args.html, simulation_page(result, extra.intervals), "--html")
-    if args.rows is not None:
+    if rows is not None:
         from simulator.output.columns import write_requests
 
-        write_requests(result, args.rows, "--rows", tell)
+        write_requests(result, rows, "--rows", tell)
 
 
 def changed_scenario(args: argparse.Namespace) -> Scenario:
@@ -179,7 +190,18 @@ def changed_scenario(args: argparse.Namespace) -> Scenario:
     changes += [(key, value) for key, value in flags.items() if value is not None]
     for key, value in changes:
         _assign(data, key, value, path.parent)
+    _check_pools(data.get("cluster"), {name: getattr(args, name) for name in ("replicas", "tp", "pp", "ep")})
     return load_scenario(data, base=path.parent, where=str(path))
+
+
+def _check_pools(cluster: Any, given: dict[str, int | None]) -> None:
+    """Raises InputError where an option would change nothing, as every pool has its own number."""
+    pools = cluster.get("pools") if isinstance(cluster, dict) else None
+    if not isinstance(pools, list) or not pools:
+        return
+    for name, value in given.items():
+        if value is not None and all(isinstance(pool, dict) and pool.get(name) is not None for pool in pools):
+            raise InputError(name, value, "be left out where each pool of the cluster has its own")
 
 
 def _parsed(text: str) -> tuple[str, Any]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from simulator.serving.streaming import Stream
+
 SUFFIXES = (".parquet", ".csv")
 FIELDS = (
     "arrival_s", "scheduled_s", "first_token_s", "finish_s", "last_token_s", "longest_gap_s", "prompt_tokens",
@@ -259,7 +261,7 @@ def write_columns(columns: Mapping[str, NDArray[Any]], path: str, option: str = 
         sink.close({})
 
 
-def metadata(result: SimulationResult) -> dict[str, str]:
+def metadata(result: SimulationResult | Stream) -> dict[str, str]:
     """What a Parquet file of `result` says about where its rows come from."""
     import yaml
 
