@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from simulator.randomness import uniform_array
-from simulator.serving import state
 from simulator.serving.cluster import ClusterRun, run_cluster
 from simulator.serving.control import Control
 from simulator.serving.handover import Links, Wire
-from simulator.serving.model import Workload
 from tests.serving.plain import rig
-
-
-def fresh(work: Workload) -> Workload:
-    """`work` with records of its own, byte for byte."""
-    requests = state.records(state.REQUEST, len(work.requests))
-    requests[:] = work.requests
-    return replace(work, requests=requests)
+from tests.serving.rig import fresh
 
 
 def serve(work, control=None, *, replicas=1, decode=None, more=None, **settings) -> tuple[np.recarray, ClusterRun]:

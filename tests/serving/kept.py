@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from simulator import Scenario, catalog, load_scenario
 from simulator.serving.model import Workload
 from simulator.serving.pool import Pool
 from tests.serving.rig import fresh
@@ -25,3 +26,17 @@ def pools() -> Iterator[list[tuple[Pool, Workload]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pool, "__init__", keep)
         yield kept
+
+
+def is_lasting(scenario: Scenario) -> bool:
+    """Whether every request stays at one replica, which is there all the time."""
+    cluster = scenario.cluster
+    if cluster is None:
+        return True
+    scales = cluster.autoscaler is not None or any(pool.autoscaler is not None for pool in cluster.pools)
+    return not (scales or cluster.failures or any(pool.role != "both" for pool in cluster.pools))
+
+
+BUNDLED = catalog.names("scenario")
+LASTING = [name for name in BUNDLED if is_lasting(load_scenario(name))]
+"""Bundled scenarios of that kind."""

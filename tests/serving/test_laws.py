@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulator import catalog, load_scenario, simulate
+from simulator import load_scenario, simulate
 from simulator.serving import state
 from simulator.serving.plain import balance
 from tests.serving import kept
@@ -20,7 +20,7 @@ CROWDED = {
     "quantization": {"weights": "int4"},
 }  # fmt: skip
 TIGHT = {"name": "vllm", "memory_utilization": 0.4}
-SCENARIOS = {name: name for name in catalog.names("scenario")} | {
+SCENARIOS = {name: name for name in kept.LASTING} | {
     "recomputed": CROWDED | {"engine": TIGHT},
     "swapped": CROWDED | {"engine": TIGHT | {"preemption": "swap", "swap_space_bytes": 1e9}},
     "found again": CROWDED | {"engine": TIGHT | {"prefix_caching": True}},
@@ -38,8 +38,6 @@ def served(request):
     """A scenario's result, and the replicas and time series of each of its runs."""
     source = SCENARIOS[request.param]
     scenario = load_scenario(source, load=LOAD) if isinstance(source, str) else load_scenario(source)
-    if scenario.cluster is not None:
-        pytest.skip("several stages or failures have laws of their own (test_cluster)")
     with kept.pools() as made:
         result = simulate(scenario)
     pools = [pool for pool, _ in made]
@@ -91,19 +89,45 @@ def test_work_is_conserved(served):
 
 
 def test_blocks_come_back_and_limits_hold(served):
-    result, pools = served
-    settings = result.deployment.engine.settings
-    for run, pool in zip(result.runs, pools, strict=True):
-        assert not pool.replicas["used_blocks"].any()
-        assert not pool.replicas["swapped_blocks"].any()
-        assert pool.replicas["most_blocks"].max() <= run.total_blocks
-        assert pool.replicas["most_running"].max() <= settings.max_sequences
+    _, pools = served
+    for pool in pools:
+        assert_whole(pool)
+
+
+def assert_whole(pool):
+    """All blocks are back, and no replica had more than it has."""
+    configs = pool.arrays.configs[pool.replicas["model"]]
+    assert not pool.replicas["used_blocks"].any()
+    assert not pool.replicas["swapped_blocks"].any()
+    assert (pool.replicas["most_blocks"] <= configs["total_blocks"]).all()
+    assert (pool.replicas["most_running"] <= configs["max_sequences"]).all()
 
 
 def test_equal_seeds_give_equal_bytes(served):
     result, _ = served
+    assert_repeats(result)
+
+
+def assert_repeats(result):
     again = simulate(result.scenario)
     for run, other in zip(result.runs, again.runs, strict=True):
         assert run.requests.tobytes() == other.requests.tobytes()
         assert run.series.tobytes() == other.series.tobytes()
         assert np.array_equal(run.rows, other.rows)
+
+
+@pytest.mark.parametrize("name", sorted(set(kept.BUNDLED) - set(kept.LASTING)))
+def test_nobody_is_lost_where_replicas_come_and_go(name):
+    """Hand-overs, failures and autoscaling: whoever is moved finishes elsewhere, and luck repeats itself."""
+    scenario = load_scenario(name, load=LOAD)
+    with kept.pools() as made:
+        result = simulate(scenario)
+    for run in result.runs:
+        assert not balance.every_request_has_an_end(run.requests)
+        assert not [numbers for numbers in map(balance.causality, run.requests) if numbers]
+        assert sum(run.summary.requests.values()) == result.traffic.rows_read
+        finished = run.requests["status"] == state.FINISHED
+        assert (run.requests["generated_tokens"] == run.requests["output_tokens"])[finished].all()
+    for pool, _ in made:
+        assert_whole(pool)
+    assert_repeats(result)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serving import rig
+from tests.serving.cluster_rig import batch_means, poisson
 from tests.serving.rig import tables, traffic
-from tests.serving.theory import batch_means, poisson, waiting
 
 FIRST = {"prefill_first": 1, "prompts_per_pass": 1}
 
@@ -129,7 +129,7 @@ def test_prompts_alone_are_an_md1_queue(load):
     # Answers of one token: however many rows there are, prompts are served one by one, 1 s each.
     n = 30_000
     requests, _ = rig.run(traffic(poisson(n, load), [4] * n, [1] * n), **FIRST)
-    mean, half_width = batch_means(waiting(requests, 2000))
+    mean, half_width = batch_means((requests["scheduled_s"] - requests["arrival_s"])[2000:])
     assert mean == pytest.approx(load / (2 * (1 - load)), abs=half_width)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator import catalog, load_scenario, simulate
+from simulator import load_scenario, simulate
 from simulator.serving import plain
 from simulator.serving.pool import Pool
 from tests.serving import kept, rig
@@ -17,12 +17,10 @@ LONGEST_AT_ONCE = 2
 """The KV cache holds so many of the longest request, so that blocks are short; whole ones take minutes to check at every step."""
 
 
-@pytest.fixture(scope="module", params=catalog.names("scenario"))
+@pytest.fixture(scope="module", params=kept.LASTING)
 def variants(request):
     """What the runs of a scenario are made of: each one's fleet and workload, as they were before it ran, and its records after."""
     scenario = load_scenario(request.param, load={"requests": REQUESTS})
-    if scenario.cluster is not None:
-        pytest.skip("the specification of several stages and failures is a test's own (test_cluster_equals_plain)")
     with kept.pools() as made:
         result = simulate(scenario)
     return [(pool.fleet, before, run.requests) for (pool, before), run in zip(made, result.runs, strict=True)]
@@ -40,7 +38,7 @@ def test_the_records_are_those_of_the_specification(variants):
 
 def test_with_few_blocks_too_and_all_invariants_hold(variants):
     for fleet, workload, _ in variants:
-        (model,) = fleet.models
+        model = fleet.models[0]
         config = model.config.copy()
         asked = workload.requests
         longest = int((asked["prompt_tokens"] + asked["output_tokens"]).max() + config[0].gamma + 1)
