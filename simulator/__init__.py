@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from simulator.quantization import Quantization
     from simulator.scenario import Scenario, Slo, load_scenario
     from simulator.serving.simulation import Run, SimulationResult, simulate
+    from simulator.serving.streaming import simulate_streamed
     from simulator.speculation.acceptance import Acceptance, AcceptanceConfig
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _HOME = {
     "quantization": ("Quantization",),
     "scenario": ("Scenario", "Slo", "load_scenario"),
     "serving.simulation": ("Run", "SimulationResult", "simulate"),
+    "serving.streaming": ("simulate_streamed",),
     "speculation.acceptance": ("Acceptance", "AcceptanceConfig"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -47,7 +49,7 @@ __all__ = [
     "Acceptance", "AcceptanceConfig", "Batch", "DecodeResult", "Decoder", "Deployment", "DoesNotFit", "Engine",
     "EngineChoice", "ForwardCost", "Gpu", "InputError", "Link", "MemwallError", "Quantization", "Run", "Scenario",
     "SimulationResult", "Slo", "SpeculateResult", "UnknownName", "decode", "deploy", "load_decoder", "load_engine",
-    "load_gpu", "load_link", "load_scenario", "simulate", "speculate",
+    "load_gpu", "load_link", "load_scenario", "simulate", "simulate_streamed", "speculate",
 ]  # fmt: skip
 
 

@@ -40,10 +40,12 @@ from simulator.serving.simulation import (
     variants_of,
 )
 from simulator.serving.stages import Breath, Single
-from simulator.serving.traffic import CHUNK, ClosedLoop, Trace, generate, generate_chunks
+from simulator.serving.traffic import ClosedLoop, Trace, generate, generate_chunks
 from simulator.serving.workload import fates_of, has_common, nothing_fits, workload_of
 from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
 
+CHUNK = 2**16
+"""Requests that join at a time: of a million, four times as many take 165 MB more and a tenth longer."""
 _NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -245,6 +247,8 @@ class _Pass:
             if not Single(self.pool, SLICE_STEPS).advance(until_s, self._breath):
                 break
             gone = self.pool.arrays.requests["status"] > state.RUNNING
+            if following is not None:
+                gone[self._held()] = False
             self._hand_out(gone)
             if following is None:
                 break
@@ -258,6 +262,12 @@ class _Pass:
             self._breath.tell()
         held = np.full(len(self.pool.replicas), self._end_s - min(self.stream.first_arrival_s, self._end_s))
         return ClusterRun((self.pool,), None, (), held, self._end_s, self._breath.reason)
+
+    def _held(self) -> IntArray:
+        """Requests that have finished and whose blocks are held for one schedule more."""
+        arrays = self.pool.arrays
+        running = [slots[: r.running] for slots, r in zip(arrays.slots, arrays.replicas, strict=True)]
+        return np.concatenate([slots["request"][slots["held"] > 0] for slots in running])
 
     def _workload(self, chunk: Requests) -> Any:
         settings = self.planned.kinds[0].deployment.engine.settings
