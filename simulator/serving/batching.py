@@ -36,6 +36,12 @@ def preempt_last(
     slot = slots[last]
     request = requests[slot.request]
     tokens = slot.step_tokens
+    replica.step_preempted = 1
+    if slot.held > 0:
+        give_back(config, replica, blocks, slot, request, pieces)
+        replica.held -= 1
+        replica.running = last
+        return 0
     store_slot(slot, request)
     request.preemptions += 1
     replica.preemptions += 1
@@ -87,14 +93,14 @@ def schedule(
     record: Any,
 ) -> None:  # fmt: skip
     """Gives every running sequence its tokens of the next step (maybe none), after preemption and admission."""
-    preemptions = replica.preemptions
+    replica.step_preempted = 0
     replica.budget = config.max_batched_tokens
     replica.step_swap_tokens = replica.step_prompts = 0
     if config.prefill_first == 0:
         schedule_decode(config, replica, requests, slots, stack, blocks, pieces, luck, record)
     if replica.prompts > 0:
         schedule_prompts(config, replica, requests, slots, stack, blocks, pieces, record)
-    if replica.preemptions == preemptions:  # nobody joins in the step that just made room the hard way
+    if replica.step_preempted == 0:  # nobody joins in the step that just made room the hard way
         admit(config, replica, requests, slots, links, stack, blocks, pieces, record)
     if config.prefill_first == 1 and replica.budget == config.max_batched_tokens:
         schedule_decode(config, replica, requests, slots, stack, blocks, pieces, luck, record)
@@ -109,7 +115,7 @@ def schedule_decode(
     while i < replica.running:
         slot = slots[i]
         i += 1
-        if slot.computed_tokens < slot.goal_tokens:
+        if slot.computed_tokens < slot.goal_tokens or slot.held > 0:
             continue
         tokens = 1
         if config.drafter != NO_DRAFTER:
@@ -235,7 +241,7 @@ def begin(config: Any, replica: Any, blocks: Any, slot: Any, request: Any, links
     slot.order = links.order[index]
     slot.rank = request.rank
     slot.goal_tokens = goal
-    slot.emitted_tokens = 0
+    slot.emitted_tokens = slot.held = 0
     slot.blocks = 0
     slot.keyed = 0
     if config.drafter != NO_DRAFTER:

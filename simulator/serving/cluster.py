@@ -132,6 +132,8 @@ class _Simulation:
             end_s = self.stage.reached_s
             requests["status"][requests["status"] == state.HANDED_OVER] = state.WAITING
         else:
+            for pool in self.stage.pools:
+                pool.serve()  # who finished last gives back what it holds
             if np.isin(requests["status"], (state.WAITING, state.RUNNING, state.HANDED_OVER)).any():
                 raise RuntimeError("the simulation has ended and some requests have not")
             end_s = float(requests["finish_s"].max(initial=0.0))

@@ -55,7 +55,7 @@ def evict(pool: Pool, r: int, back_s: float) -> IntArray:
 
     replica.left = replica.submitted
     for name in (
-        "running", "prompts", "fresh", "stacked", "in_flight", "left_last", "finishing", "used_blocks", "swapped_blocks",
+        "running", "prompts", "held", "fresh", "stacked", "in_flight", "left_last", "finishing", "used_blocks", "swapped_blocks",
         "freed_blocks",
     ):  # fmt: skip
         replica[name] = 0
@@ -72,6 +72,7 @@ def _charge_lost_tokens(pool: Pool, r: int, held: IntArray) -> None:
     arrays = pool.arrays
     replica, requests = arrays.replicas[r], arrays.requests
     slots, stack = arrays.slots[r, : replica.running], arrays.stacks[r, : replica.stacked]
+    slots = slots[slots["held"] == 0]  # the others have finished
     requests["recomputed_tokens"][slots["request"]] += slots["computed_tokens"]
     requests["recomputed_tokens"][stack["request"]] += stack["swapped_tokens"]
     requests["recomputed_tokens"][held] += requests["carried_tokens"][held]

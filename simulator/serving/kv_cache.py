@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simulator.serving.compiled import compiled, compiled_apart
+from simulator.serving.compiled import compiled
 
 PLACES = 1 << 24
 """Blocks of one sequence that a key can tell apart."""

@@ -84,6 +84,9 @@ def emit(
                 status = FINISHED
             elif config.prefill_only == 1:
                 status = HANDED_OVER
+        if status == FINISHED and config.overlap == 1:
+            finish_held(pool, replica, requests, links, followers, slot, record)
+            status = WAITING
         if status == WAITING:
             if kept < i:
                 slots[kept] = slots[i]
@@ -114,15 +117,45 @@ def leave_finished(
         slot = slots[i]
         note(record, replica, replica.clock_s, EMITTED, slot.request, slot.emitted_tokens)
         slot.emitted_tokens = 0
-        if slot.left_tokens == 0:
+        if slot.left_tokens == 0 and config.overlap == 0:
             depart(pool, config, replica, requests, links, followers, slot, blocks, pieces, record, FINISHED)
         else:
+            if slot.left_tokens == 0:
+                finish_held(pool, replica, requests, links, followers, slot, record)
             if kept < i:
                 slots[kept] = slots[i]
             kept += 1
     replica.running = kept
     replica.left_last = replica.left - left_before
     replica.finishing = 0
+
+
+@compiled
+def finish_held(pool: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, record: Any) -> None:
+    """A sequence has its whole answer; the next schedule has been made already, so its blocks and its place stay for that."""
+    store_slot(slot, requests[slot.request])
+    slot.held = 1
+    replica.held += 1
+    note(record, replica, replica.clock_s, LEFT, slot.request, FINISHED)
+    leave(pool, replica, requests, links, followers, slot.request, FINISHED, replica.clock_s)
+
+
+@compiled_apart
+def let_go(config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any, everybody: bool) -> None:
+    """Finished sequences give back their blocks, if they were held for a schedule, or `everybody` is meant; others are held now."""
+    kept = 0
+    for i in range(replica.running):
+        slot = slots[i]
+        if slot.held == 2 or (slot.held == 1 and everybody):
+            give_back(config, replica, blocks, slot, requests[slot.request], pieces)
+            replica.held -= 1
+        else:
+            if slot.held == 1:
+                slot.held = 2
+            if kept < i:
+                slots[kept] = slots[i]
+            kept += 1
+    replica.running = kept
 
 
 @compiled
@@ -207,7 +240,13 @@ def step(
 ) -> None:  # fmt: skip
     """One engine step from schedule to emission."""
     loads, draft_loads, counts, cached, draft_cached = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
-    schedule(config, replica, requests, slots, links, stack, blocks, pieces, luck, record)
+    while True:
+        schedule(config, replica, requests, slots, links, stack, blocks, pieces, luck, record)
+        if replica.held == 0 or replica.budget < config.max_batched_tokens:
+            break
+        let_go(
+            config, replica, requests, slots, blocks, pieces, True
+        )  # nothing fits beside them: the next schedule, then
     drafted, accepted, rounds = draw(config, replica, slots, luck)
 
     loads[:] = 0.0
@@ -283,7 +322,7 @@ def step(
     replica.most_running = max(replica.most_running, replica.running)
     replica.most_waiting = max(replica.most_waiting, replica.fresh + replica.stacked)
     series_add(
-        replica, record.series, start_s, seconds, replica.running, replica.fresh + replica.stacked,
+        replica, record.series, start_s, seconds, replica.running - replica.held, replica.fresh + replica.stacked,
         replica.used_blocks, emitted, prompt_tokens,
     )  # fmt: skip
     replica.step_started_s = start_s
@@ -353,6 +392,8 @@ def advance(until_s: float, a: Any, r: int, most_steps: int) -> None:
         if event_s <= replica.clock_s:
             dismiss(pool, config, replica, requests, links, followers, slots, stack, blocks, pieces, record)
             event_s = next_event_s(config, replica, requests, links)
+        if replica.held > 0:
+            let_go(config, replica, requests, slots, blocks, pieces, replica.fresh + replica.stacked == 0)
         if replica.running + replica.stacked + replica.fresh == 0:
             if pool.feedback == 1 and replica.left > left:
                 return

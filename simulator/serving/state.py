@@ -65,6 +65,7 @@ SLOT = np.dtype(
         ("emitted_tokens", "i8"),
         ("generated_tokens", "i8"),  # of its answer
         ("left_tokens", "i8"),  # of its answer
+        ("held", "i8"),  # 1 when it has just finished, 2 when it keeps its place for the present schedule
         ("row", "i8"),  # of the table of its blocks
         ("keyed", "i8"),  # leading blocks that have been entered in the cache or found there
         ("luck", "u8"),  # state of the counter-based generator after (seed, request)
@@ -173,9 +174,11 @@ REPLICA = np.dtype(
         ("stacked", "i8"),  # preempted requests waiting to resume
         ("running", "i8"),
         ("prompts", "i8"),  # of them, those inside their prompts
+        ("held", "i8"),  # of them, those that have finished
         # While a step is put together:
         ("budget", "i8"),  # tokens it may still take
         ("step_prompts", "i8"),  # prompts in it
+        ("step_preempted", "i8"),  # 1 when it took blocks away from somebody
         ("step_swap_tokens", "i8"),  # tokens of KV that cross the host link
         ("finishing", "i8"),  # 1 when a run of steps ended with somebody's last token
         ("used_blocks", "i8"),

@@ -36,7 +36,12 @@ def can_run_steadily(
     config: Any, replica: Any, requests: Any, links: Any, slots: Any, stack: Any, target: Any, draft: Any
 ) -> bool:
     """Whether the next step is one of decoding alone, after which the same may be asked again without looking at the line."""
-    if replica.prompts > 0 or replica.running == 0 or config.window_tokens > 0 or config.prefill_only == 1:
+    if (
+        replica.prompts + replica.held > 0
+        or replica.running == 0
+        or config.window_tokens > 0
+        or config.prefill_only == 1
+    ):
         return False
     if config.drafter != NO_DRAFTER:
         alike = config.match_probability >= 1.0 and config.replays == 0 and config.gamma < DECODE_QUERY_LIMIT

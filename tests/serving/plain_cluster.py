@@ -176,7 +176,8 @@ class PlainCluster:
         self.down.add(number)
         pool.open[place] = False
         failed_s = max(at_s, replica.clock_s)
-        for sequence in [*replica.running, *replica.line.waiting, *replica.line.unheard]:
+        running = [sequence for sequence in replica.running if not sequence.held]
+        for sequence in [*running, *replica.line.waiting, *replica.line.unheard]:
             sequence.recomputed_tokens += sequence.computed_tokens + sequence.swapped_tokens + sequence.carried_tokens
             if not sequence.started and not sequence.retries and not sequence.generated_tokens:
                 sequence.scheduled_s = -1.0

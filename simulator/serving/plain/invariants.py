@@ -47,7 +47,8 @@ def check(replica: Replica) -> None:
 @invariant
 def every_request_is_in_one_place(replica: Replica) -> Numbers:
     """Submitted = unheard + waiting + running + left, and nobody is in two of them."""
-    places = [replica.line.unheard, replica.line.waiting, replica.running, replica.left]
+    running = [sequence for sequence in replica.running if not sequence.held]
+    places = [replica.line.unheard, replica.line.waiting, running, replica.left]
     everybody = [sequence.index for place in places for sequence in place]
     if len(everybody) == len(set(everybody)) == replica.counters.submitted:
         return {}
@@ -83,7 +84,7 @@ def every_sequence_has_its_blocks(replica: Replica) -> Numbers:
         if len(sequence.blocks) < needed:
             return {"request": sequence.index, "blocks": len(sequence.blocks), "needed": needed}
     for sequence in [*replica.line.unheard, *replica.line.waiting, *replica.left]:
-        if sequence.blocks:
+        if sequence.blocks and not sequence.held:
             return {"request": sequence.index, "blocks": len(sequence.blocks)}
     return {}
 
@@ -147,7 +148,8 @@ def sequences_are_limited(replica: Replica) -> Numbers:
 @invariant
 def tokens_balance(replica: Replica) -> Numbers:
     """Nobody gets more than its answer; what the replica emitted is what its requests have."""
-    everybody = [*replica.line.unheard, *replica.line.waiting, *replica.running, *replica.left]
+    running = [sequence for sequence in replica.running if not sequence.held]
+    everybody = [*replica.line.unheard, *replica.line.waiting, *running, *replica.left]
     for sequence in everybody:
         if sequence.generated_tokens > sequence.output_tokens:
             return {"request": sequence.index, "generated": sequence.generated_tokens, "output": sequence.output_tokens}

@@ -99,7 +99,7 @@ class Replica:
 
     def outstanding(self, now_s: float) -> int:
         """Requests sent here whose answers are not complete by `now_s`; steps that begin before then have begun."""
-        unfinished = len(self.line.unheard) + len(self.line.waiting) + len(self.running)
+        unfinished = len(self.line.unheard) + len(self.line.waiting) + sum(not s.held for s in self.running)
         return unfinished + (len(self.leaving) if self.clock_s > now_s else 0)
 
     def boundary(self) -> list[Sequence]:
@@ -111,13 +111,18 @@ class Replica:
         self.leaving = []
         for refused in self.line.join(self.heard_s):
             self._leave(refused, state.REFUSED)
-        here = [s for s in self.line.waiting + self.running if s.cancel_s <= self.clock_s]
+        here = [s for s in self.line.waiting + self.running if s.cancel_s <= self.clock_s and not s.held]
         for sequence in sorted(here, key=lambda s: (s.cancel_s, s.index)):
             self._stop(sequence)
             self._leave(sequence, state.CANCELLED)
         for sequence in self.line.overdue(self.clock_s):
             self.line.waiting.remove(sequence)
             self._leave(sequence, state.TIMED_OUT)
+        for sequence in [s for s in self.running if s.held]:
+            if sequence.held == 2 or not self.line.waiting:
+                self.let_go(sequence)
+            else:
+                sequence.held = 2
         if not self.idle:
             self._step()
         return self.left[before:]
@@ -191,6 +196,13 @@ class Replica:
     def _step(self) -> None:
         schedule = Schedule(self)
         schedule.decide()
+        held = [sequence for sequence in self.running if sequence.held]
+        if held and not any(sequence.step_tokens for sequence in self.running):
+            # Nothing fits beside them: the next schedule, then.
+            for sequence in held:
+                self.let_go(sequence)
+            schedule = Schedule(self)
+            schedule.decide()
         batch = [sequence for sequence in self.running if sequence.step_tokens > 0]
         if not batch:  # it would preempt, or pause, for ever
             numbers: Numbers = {
@@ -208,7 +220,8 @@ class Replica:
         counters.most_waiting = max(counters.most_waiting, len(self.line.waiting))
         self.steps.append(
             Step(
-                self.clock_s, seconds, len(self.running), len(self.line.waiting), self.pool.used_blocks,
+                self.clock_s, seconds, sum(not s.held for s in self.running), len(self.line.waiting),
+                self.pool.used_blocks,
                 tokens=sum(s.step_tokens for s in batch),
                 prompt_tokens=sum(s.step_tokens for s in batch if s.inside_prompt),
                 emitted_tokens=sum(s.emitted_tokens for s in batch),
@@ -311,8 +324,15 @@ class Replica:
         self.counters.emitted_tokens += sequence.emitted_tokens
         self.note(self.clock_s, state.EMITTED, sequence, sequence.emitted_tokens)
 
-    def _go(self, sequence: Sequence, status: int) -> None:
+    def let_go(self, sequence: Sequence) -> None:
+        """A finished sequence gives back its blocks and its place."""
         self.running.remove(sequence)
         self.release(sequence)
+
+    def _go(self, sequence: Sequence, status: int) -> None:
+        if status == state.FINISHED and self.settings.overlap:
+            sequence.held = 1  # the next schedule has been made already
+        else:
+            self.let_go(sequence)
         self._leave(sequence, status)
         self.leaving.append(sequence)

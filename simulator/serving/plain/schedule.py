@@ -43,7 +43,7 @@ class Schedule:
         for sequence in list(self.replica.running):
             if sequence not in self.replica.running:  # preempted by one before it, as all after it were
                 break
-            if sequence.inside_prompt:
+            if sequence.inside_prompt or sequence.held:
                 continue
             drafts = self.replica.luck.drafts(sequence)
             if 1 + drafts > self.budget:
@@ -137,9 +137,12 @@ class Schedule:
     def preempt(self, sequence: Sequence) -> None:
         """The sequence gives back its blocks and waits, its KV in the swap space if that holds it, else lost."""
         replica, settings = self.replica, self.replica.settings
+        self.preempted += 1
+        if sequence.held:
+            replica.let_go(sequence)
+            return
         self.budget += sequence.step_tokens
         sequence.step_tokens = sequence.drafts = 0
-        self.preempted += 1
         sequence.preemptions += 1
         replica.counters.preemptions += 1
         replica.running.remove(sequence)

@@ -53,6 +53,8 @@ class Sequence:
         """Whether it has run on this replica."""
         self.swapped_tokens = 0
         """Tokens of its KV in the swap space."""
+        self.held = 0
+        """1: it has finished just now; 2: and keeps its place for the present schedule."""
         self.blocks: list[int] = []
         self.offered_blocks = 0
         """Leading ones that the cache has been offered, or that were found there."""
