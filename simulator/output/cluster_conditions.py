@@ -12,15 +12,17 @@ from simulator.serving.simulation import SimulationResult
 
 
 def kind_name(kind: Kind) -> str:
-    """E.g. "2 × prefill on 1 × h100-sxm"; with an autoscaler "1 to 4 × …"."""
-    return f"{replicas_text(kind)} × {_role(kind)} on {kind.deployment.gpus} × {kind.deployment.gpu.name}"
+    """E.g. "2 × prefill on 1 × h100-sxm" or "3 replicas on 1 × l40s"; with an autoscaler "1 to 4 …"."""
+    return f"{replicas_text(kind)} {_role(kind)} on {kind.deployment.gpus} × {kind.deployment.gpu.name}"
 
 
 def kind_names(kinds: Sequence[Kind]) -> list[str]:
     """`kind_name` of each; with the engine or the number where it takes that to tell them apart."""
     names = [kind_name(kind) for kind in kinds]
     for more in ([kind.deployment.engine.name for kind in kinds], [f"pool {i}" for i in range(len(kinds))]):
-        names = [f"{name}, {m}" if names.count(name) > 1 else name for name, m in zip(names, more, strict=True)]
+        longer = [f"{name}, {m}" for name, m in zip(names, more, strict=True)]
+        # Only what tells some of those apart that are called the same.
+        names = [b if longer.count(b) < names.count(a) else a for a, b in zip(names, longer, strict=True)]
     return names
 
 
@@ -31,7 +33,9 @@ def replicas_text(kind: Kind) -> str:
 
 
 def _role(kind: Kind) -> str:
-    return ("replica" if kind.pool.built == 1 else "replicas") if kind.pool.role == "both" else kind.pool.role
+    if kind.pool.role != "both":
+        return f"× {kind.pool.role}"
+    return "replica" if kind.pool.built == 1 else "replicas"
 
 
 def gpus_of_all(kinds: Sequence[Kind]) -> str:

@@ -134,7 +134,7 @@ def _replica_rows(result: SimulationResult) -> list[tuple[str, str]]:
         return [*common, ("replicas", replicas_text(kinds[0]))]
     kept = dict(row for row in common if row[0] in ("model", "number formats", "drafter"))
     model, formats = kept.pop("model"), kept.pop("number formats")
-    rows = [("model", model), ("replicas", gpus_of_all(kinds)), *kind_rows(kinds), ("number formats", formats)]
+    rows = [("model", model), ("GPUs", gpus_of_all(kinds)), *kind_rows(kinds), ("number formats", formats)]
     return [*rows, *kept.items(), ("times rest on", basis(result))]
 
 
