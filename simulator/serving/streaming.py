@@ -5,6 +5,8 @@ has left is handed to the metrics and to the rows, the others move together and 
 do not depend on how time is cut, so they are those of `simulation.simulate`, to the last bit; per request remain the 40 bytes
 that metrics need (`outcomes`).
 
+Where the queue only grows, or somebody waits for ever, nearly everybody stays: that takes more memory than keeping all.
+
 Every chunk is drawn once to be counted (warm-up is a share of all requests) and once per variant; a trace is read once and
 stays in memory, some 50 bytes per request.
 """
