@@ -252,3 +252,51 @@ def test_mistakes_are_one_sentence(changes, sentence, tmp_path, capsys):
 def test_an_option_that_would_change_nothing_is_refused(capsys):
     assert main(["simulate", "mixed-gpus", "--replicas", "4"]) == 2
     assert "replicas=4 must be left out where each pool of the cluster has its own" in capsys.readouterr().err
+
+
+# --- what the bundled scenarios say of themselves -----------------------------------------------------------------------
+def bundled(name, **changes):
+    chosen = load_scenario(name)
+    return simulate(chosen.model_copy(update=changes))
+
+
+def with_router(name, router):
+    cluster = load_scenario(name).cluster
+    return bundled(name, cluster=cluster.model_copy(update={"router": router})).main.summary
+
+
+def test_disaggregation_evens_out_the_gaps_and_first_tokens_are_no_later():
+    ours, mixed = bundled("disaggregated-8b").main, bundled("disaggregated-8b", cluster=None, replicas=5).main
+    assert ours.summary.itl_s.p99 < 0.5 * mixed.summary.itl_s.p99
+    assert ours.summary.ttft_s.mean < mixed.summary.ttft_s.mean
+
+
+def test_round_robin_overruns_the_slow_gpus_of_a_mix_first():
+    ours, blind = bundled("mixed-gpus").main.summary, with_router("mixed-gpus", "round-robin")
+    assert ours.stability.stable is not False
+    assert blind.stability.stable is False
+    cluster = load_scenario("mixed-gpus").cluster.model_copy(update={"router": "round-robin"})
+    fast, _, slow = bundled("mixed-gpus", cluster=cluster).main.cluster.kinds
+    assert slow.mean_running > 3 * fast.mean_running
+
+
+def test_speculation_leaves_room_for_a_lost_replica():
+    run = bundled("failing-replica")
+    assert run.main.summary.most_waiting < 0.5 * run.plain.summary.most_waiting
+    assert run.main.cluster.outages.down_s == pytest.approx(120.0)
+
+
+def test_half_of_the_hours_serve_the_day():
+    run = bundled("autoscaled-day").main
+    scaling = run.cluster.scaling
+    assert 0.4 < scaling.gpu_hours / scaling.most_gpu_hours < 0.6
+    assert (scaling.fewest_serving, scaling.most_serving) == (1, 4)
+    always = bundled("autoscaled-day", cluster=None, replicas=4).main
+    assert run.summary.usd_per_million_tokens < 0.6 * always.summary.usd_per_million_tokens
+    assert always.summary.tpot_s.mean < run.summary.tpot_s.mean < 1.2 * always.summary.tpot_s.mean
+
+
+def test_a_router_that_knows_the_caches_finds_more_in_them():
+    aware = bundled("prefix-aware-agents").main.summary
+    for router in ("least-outstanding", "round-robin"):
+        assert aware.cached_share > 1.5 * with_router("prefix-aware-agents", router).cached_share
