@@ -105,6 +105,9 @@ class EngineSettings(Record):
     """What happens to the KV cache of a preempted sequence: computed again, or moved to the host and back over PCIe."""
     swap_space_bytes: SwapSpace = 0.0
     """Host memory for swapped KV cache, bytes per GPU (or text such as "4 GB"); needed with ``preemption: swap``."""
+    draft_batch: Verify = "ragged"
+    """``ragged``: after a round a drafting model reads what each sequence accepted. ``padded``: γ + 1 tokens of every one, as
+    vLLM does since it prepares its batches on the GPU."""
     verify: Verify = "ragged"
     """``padded``: as soon as one sequence has drafts, γ + 1 tokens of every sequence pass through the target. ``ragged``:
     each sequence's own number of tokens does."""

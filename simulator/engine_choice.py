@@ -60,6 +60,8 @@ class EngineChoice(Record):
     """Whether preempted sequences are computed again or swapped to the host."""
     swap_space_bytes: SwapSpace | None = None
     """Host memory for swapped KV cache per GPU, bytes or text such as "4 GB"."""
+    draft_batch: Verify | None = None
+    """Whether a drafting model reads γ + 1 tokens of every sequence after a round, or what was accepted."""
     verify: Verify | None = None
     """Whether sequences without drafts are padded to those with drafts."""
     overlap: bool | None = None

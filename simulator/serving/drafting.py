@@ -45,9 +45,10 @@ def draft_after(config: Any, replica: Any, slots: Any, draft: Any, loads: Any, c
         else:
             if not goes_on:
                 continue
+            new = config.gamma + 1 if config.draft_padded == 1 else slot.emitted_tokens
             sequences += 1
-            tokens += slot.emitted_tokens
-            add_load(draft.kinds, loads, counts, slot.emitted_tokens, slot.computed_tokens)
+            tokens += new
+            add_load(draft.kinds, loads, counts, new, slot.computed_tokens)
         if goes_on:
             drafting += 1
             known = slot.goal_tokens if slot.computed_tokens < slot.goal_tokens else slot.computed_tokens + 1

@@ -1,8 +1,8 @@
 """One pass priced inside the step loop: tables by token count for everything but attention.
 
 Attention kernels are timed by the function that the analysis uses, on the sum of what the sequences ask of them. Where all of
-them have the same number of new tokens, that function is evaluated once per batch size and `KNOT_TOKENS` of context, and
-interpolated between: one division instead of a dozen and four powers.
+them have the same number of new tokens, that function is evaluated once per batch size and whole number of tokens of mean
+context (beyond `FINE_TOKENS`, where it is nearly straight, every `KNOT_TOKENS`), and interpolated between: one division instead of a dozen and four powers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ LAYERS, WINDOW, KV_BYTES, DECODE_FLOP, PREFILL_FLOP = 0, 1, 2, 3, 4
 # Columns of `loads`: what the attention kernels of one kind have to do in this step.
 KV_TOKENS, PAIRS, PREFILL_KV_TOKENS, PREFILL_PAIRS = 0, 1, 2, 3
 # Rows of `counts`: sequences and tokens of the decode kernel, then of the prefill kernel.
+FINE_TOKENS = 512
 KNOT_TOKENS = 64.0
 
 
@@ -42,8 +43,8 @@ class Tables(NamedTuple):
     rates: Any
     """Decode and prefill kernel, records of `AttentionRates`' fields [2]."""
     knots: Any
-    """Seconds of one layer's attention by new tokens − 1, sequences and multiples of `KNOT_TOKENS`; 0 where not evaluated yet
-    [γ + 1, sequences + 1, contexts]."""
+    """Seconds of one layer's attention by new tokens − 1, sequences and knots; 0 where not evaluated yet [γ + 1, sequences + 1,
+    knots]."""
     pipeline: Any
     """Stages [1]."""
 
@@ -116,11 +117,11 @@ def attention_step(tables: Any, loads: Any, counts: Any, replica: Any) -> float:
 
 @compiled_apart
 def evaluate_knot(tables: Any, which: int, sequences: int, new_tokens: int, place: int, counts: Any) -> float:
-    """Fills one knot: `sequences` with `new_tokens` each on top of `place` · 64 cached ones, no window."""
+    """Fills one knot: `sequences` with `new_tokens` each on top of the cached ones of knot `place`, no window."""
     counts[:] = 0.0
     counts[0] = sequences
     counts[1] = sequences * new_tokens
-    cached = place * KNOT_TOKENS
+    cached = float(min(place, FINE_TOKENS)) + max(0, place - FINE_TOKENS) * KNOT_TOKENS
     kv_tokens = sequences * kv_read(float(new_tokens), cached, math.inf)
     pairs = sequences * pairs_of(float(new_tokens), cached, math.inf)
     parts = float(micro_batches(tables, sequences))
@@ -140,12 +141,13 @@ def attention_alike(
     seconds = 0.0
     kinds = tables.kinds
     which = new_tokens - 1
-    width = KNOT_TOKENS * sequences
     share = 1.0 / tables.pipeline[0]
     for k in range(kinds.shape[0]):
         kind = kinds[k]
         context = cached[k] + (ahead if not math.isfinite(kind[WINDOW]) else 0.0)
-        x = context / width
+        x = context / sequences
+        if x >= FINE_TOKENS:
+            x = FINE_TOKENS + (x - FINE_TOKENS) / KNOT_TOKENS
         place = int(x)
         low, high = tables.knots[which, sequences, place], tables.knots[which, sequences, place + 1]
         if low == 0.0:

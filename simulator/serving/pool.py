@@ -22,7 +22,7 @@ from simulator.serving.heap import popped, pushed
 from simulator.serving.kv_cache import Blocks, blocks_by_name
 from simulator.serving.line import Links, next_ready_s, submit
 from simulator.serving.model import Fleet, Workload
-from simulator.serving.passes import KNOT_TOKENS, Tables
+from simulator.serving.passes import FINE_TOKENS, KNOT_TOKENS, Tables
 from simulator.serving.record import Followers, Record
 from simulator.serving.replica import advance
 from simulator.serving.routing import LEAST_OUTSTANDING, ROUND_ROBIN, chosen
@@ -267,7 +267,7 @@ def _stacked(tables: list[FastTables], sequences: int, longest: int, new_tokens:
     rates = np.zeros((len(tables), 2), dtype=RATES)
     for m, table in enumerate(tables):
         rates[m, 0], rates[m, 1] = tuple(table.decode_rates), tuple(table.prefill_rates)
-    contexts = int(longest / KNOT_TOKENS) + 3
+    contexts = FINE_TOKENS + int(longest / KNOT_TOKENS) + 3
     knots = np.zeros(
         (len(tables), min(new_tokens, DECODE_QUERY_LIMIT), sequences + 1, contexts)
     )  # pages that are never touched cost nothing

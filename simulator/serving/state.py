@@ -122,6 +122,10 @@ CONFIG = np.dtype(
         ("gamma", "i8"),
         ("drafter", "i8"),  # one of NO_DRAFTER, MODEL_DRAFTER, NGRAM_DRAFTER
         ("draft_first", "i8"),  # 1 when a round makes its own drafts, 0 when the step before did
+        (
+            "draft_padded",
+            "i8",
+        ),  # 1 when the drafter reads γ + 1 tokens of every sequence after a round, whatever was accepted
         ("padded", "i8"),  # 1 when all that decode are charged γ + 1 tokens as soon as one has drafts
         ("overlap", "i8"),  # 1 when host work runs beside the step before
         ("replays", "i8"),  # 1 when rounds go as recorded, not by draw

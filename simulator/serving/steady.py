@@ -256,9 +256,10 @@ def run_rounds(
                 room = slot.blocks * block_tokens
             if slot.left_tokens > 0:
                 drafting += 1
-                new += gained
-                kv_tokens += context + gained
-                pairs += gained * (context + 0.5 * (gained + 1.0))
+                read = q if config.draft_padded == 1 else gained
+                new += read
+                kv_tokens += context + read
+                pairs += read * (context + 0.5 * (read + 1.0))
                 known += context + 1 + gained
                 held += slot.computed_tokens
                 if context + gained + q > room:

@@ -63,6 +63,7 @@ def step_model(
     row.prefill_chunk_tokens = settings.prefill_chunk_tokens or settings.max_batched_tokens
     row.prefill_only = int(prefill_only)
     row.draft_first = int(settings.draft == "before")
+    row.draft_padded = int(settings.draft_batch == "padded")
     row.padded = int(settings.verify == "padded")
     row.overlap = int(settings.overlap)
     row.gamma = gamma

@@ -77,7 +77,8 @@ def round_cost(
     )
     draft_s = 0.0
     if draft is not None and gamma:
-        caught_up = np.array([sequences * tau, float(sequences)])
+        read = gamma + 1.0 if engine.settings.draft_batch == "padded" else tau
+        caught_up = np.array([sequences * read, float(sequences)])
         linear, head = draft.linear(caught_up), float(draft.head(np.array([float(sequences)]))[0])
         first = float(linear[0]) + head + draft.attention((1,) * sequences, (context_tokens,) * sequences)
         draft_s = first

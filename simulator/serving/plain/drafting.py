@@ -30,7 +30,8 @@ class Drafter:
                 prompts = True
                 work.append((sequence.step_tokens, sequence.computed_tokens))
             elif goes_on:
-                work.append((sequence.emitted_tokens, sequence.computed_tokens))
+                new = self.settings.gamma + 1 if self.settings.draft_padded else sequence.emitted_tokens
+                work.append((int(new), sequence.computed_tokens))
             if sequence.emitted_tokens > 0 and goes_on:
                 contexts.append(sequence.prompt_tokens + sequence.generated_tokens + sequence.emitted_tokens)
         if not work:

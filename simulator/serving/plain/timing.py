@@ -11,6 +11,7 @@ from simulator.cost.roofline import attention_time, one_kernel
 from simulator.cost.tables import BYTES, FLOP, SECONDS, AttentionKind, FastTables
 from simulator.operators import attention_pairs, kv_tokens_read
 
+FINE_TOKENS = 512
 KNOT_TOKENS = 64.0
 """Contexts between which attention is interpolated are multiples of this many tokens."""
 
@@ -107,12 +108,13 @@ class PassTimer:
         `ahead` tokens are added to the caches of kinds without a window. Linear between knots of equal contexts.
         """
         seconds = 0.0
-        width = KNOT_TOKENS * sequences
         share = 1.0 / self.tables.pipeline
         q = float(new)
         for kind, tokens in zip(self.tables.kinds, cached, strict=True):
             context = tokens + (0.0 if math.isfinite(kind.window_tokens) else ahead)
-            x = context / width
+            x = context / sequences
+            if x >= FINE_TOKENS:
+                x = FINE_TOKENS + (x - FINE_TOKENS) / KNOT_TOKENS
             place = int(x)
             low, high = self._knot_s(sequences, new, place), self._knot_s(sequences, new, place + 1)
             seconds += kind.layers * (low + (high - low) * (x - place))
@@ -123,9 +125,10 @@ class PassTimer:
         return seconds
 
     def _knot_s(self, sequences: int, new: int, place: int) -> float:
-        """Seconds of one layer without window, every sequence with `new` tokens on top of `place` · 64 cached."""
+        """Seconds of one layer without window, every sequence with `new` tokens on top of so many cached: knots are a token apart up
+        to 512, then 64."""
         kernels = Kernels([], math.inf)
-        cached = place * KNOT_TOKENS
+        cached = float(min(place, FINE_TOKENS)) + max(0, place - FINE_TOKENS) * KNOT_TOKENS
         kernels.sequences = float(sequences)
         kernels.tokens = float(sequences * new)
         kernels.kv_tokens = sequences * kv_tokens_read(float(new), cached, math.inf)
