@@ -1,6 +1,7 @@
 """One draft-verify round: by hand from its passes, equal to plain decoding at γ = 0, and in its limits."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ def test_a_round_by_hand():
     tau = 1 + 0.8 + 0.64 + 0.512
     assert cost.tokens_per_sequence == pytest.approx(tau)
     assert cost.verify_s == TARGET.seconds(Batch.decode(batch, 1000, gamma + 1))
-    # The first draft pass takes in the τ tokens of the last round, the others one token per sequence.
-    linear = DRAFT.linear(np.array([batch * tau, batch]))
+    # vLLM's first draft pass takes in γ + 1 tokens of the last round, accepted or not, the others one token per sequence.
+    linear = DRAFT.linear(np.array([batch * (gamma + 1.0), batch]))
     head = DRAFT.head(np.array([float(batch)]))[0]
     attention = [DRAFT.attention((1,) * batch, (context,) * batch) for context in (1000, 1001)]
     assert cost.draft_s == pytest.approx(linear[0] + head + attention[0] + 2 * (linear[1] + head + attention[1]))
@@ -61,6 +62,21 @@ def test_a_round_by_hand():
     assert cost.seconds == cost.verify_s + cost.draft_s + cost.host_s
     assert cost.tpot_s == pytest.approx(cost.seconds / tau)
     assert cost.wasted_tokens_per_sequence == pytest.approx(gamma + 1 - tau)
+
+
+def test_a_ragged_drafter_reads_what_was_accepted():
+    gamma, batch, tau = 3, 4, 1 + 0.8 + 0.64 + 0.512
+    ragged = replace(VLLM, settings=VLLM.settings.model_copy(update={"draft_batch": "ragged"}))
+    given = {
+        "sequences": batch,
+        "context_tokens": 1000,
+        "gamma": gamma,
+        "acceptance": Acceptance((0.8,)),
+        "draft": DRAFT,
+    }
+    padded_s, ragged_s = (round_cost(TARGET, engine, **given).draft_s for engine in (VLLM, ragged))
+    saved_s = np.diff(DRAFT.linear(np.array([batch * tau, batch * (gamma + 1.0)])))[0]
+    assert padded_s - ragged_s == pytest.approx(saved_s)
 
 
 def test_looked_up_drafts_cost_host_time_only():
