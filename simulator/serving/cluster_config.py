@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from simulator import units
 from simulator.engine_choice import EngineChoice
@@ -151,6 +151,11 @@ class ReplicaPool(Record):
     """Serving engine, by name or with settings; settings without a name change the scenario's."""
     autoscaler: Autoscaler | None = None
     """For this pool alone."""
+
+    @field_serializer("engine")
+    def _as_given(self, engine: EngineChoice | None) -> dict[str, Any] | None:
+        # Written with its defaults, an engine without a name would come back as one that is named.
+        return None if engine is None else engine.model_dump(mode="json", exclude_unset=True)
 
     @property
     def built(self) -> int:

@@ -49,6 +49,17 @@ def plain_service():
     return simulate(scenario(speculation=None))
 
 
+@pytest.fixture(scope="session")
+def cluster_service():
+    """Prefill and decode replicas on other GPUs, one of which fails, the others started by load."""
+    scaler = {"min": 1, "max": 3, "target": 4, "startup_s": 1, "interval_s": 1}
+    pools = [
+        {"role": "prefill", "replicas": 1},
+        {"role": "decode", "gpu": "l40s", "engine": {"name": "vllm"}, "autoscaler": scaler},
+    ]
+    return simulate(scenario(cluster={"pools": pools, "failures": [{"replica": 0, "at_s": 1, "down_s": 1}]}))
+
+
 class Loads(NamedTuple):
     tag: str
     address: str

@@ -35,7 +35,13 @@ def opened(chromium, page, folder):
 
 
 @pytest.mark.parametrize(
-    ("result", "page_of"), [("service", simulation_page), ("grid", speculate_page), ("step", decode_page)]
+    ("result", "page_of"),
+    [
+        ("service", simulation_page),
+        ("cluster_service", simulation_page),
+        ("grid", speculate_page),
+        ("step", decode_page),
+    ],
 )
 def test_every_figure_of_the_page_is_drawn(result, page_of, chromium, tmp_path, request):
     page = page_of(request.getfixturevalue(result))

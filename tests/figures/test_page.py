@@ -96,8 +96,8 @@ def test_hostile_model_name_is_text_in_figures(step, outline):
     assert not any("<script" in plot for plot in found.plots)
 
 
-def test_scenario_yaml_gives_the_scenario_back(service, plain_service):
-    for result in (service, plain_service):
+def test_scenario_yaml_gives_the_scenario_back(service, plain_service, cluster_service):
+    for result in (service, plain_service, cluster_service):
         again = load_scenario(yaml.safe_load(page.scenario_yaml(result.scenario)))
         assert again == result.scenario
 

@@ -36,6 +36,16 @@ def test_pools_take_from_the_scenario_what_they_do_not_say_and_prefill_goes_firs
     assert (decode.engine.name, decode.engine.max_sequences) == ("vllm", 512)
 
 
+@pytest.mark.parametrize("engine", ["vllm", {"max_sequences": 512}, {"name": "vllm", "max_sequences": 512}])
+def test_what_is_written_out_reads_back_as_the_same_pools(engine):
+    """Under another engine a pool that names vLLM has its defaults, one that only changes a setting does not."""
+    config = cluster(pools=[{"replicas": 1, "engine": engine}])
+    under = {**DEFAULTS, "engine": EngineChoice(name="sglang", max_batched_tokens=4096)}
+    for dump in ({"exclude_defaults": True}, {"exclude_none": True}, {}):
+        again = cluster(**config.model_dump(mode="json", **dump))
+        assert again.resolved(**under) == config.resolved(**under)
+
+
 def test_an_autoscaler_builds_as_many_as_it_may_start():
     (pool,) = cluster(autoscaler={"min": 2, "max": 8, "target": 4, "startup_s": "2 min"}).resolved(**DEFAULTS)
     assert (pool.replicas, pool.built) == (3, 8)
