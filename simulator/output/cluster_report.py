@@ -164,7 +164,7 @@ _SCALING: tuple[Line, ...] = (
     ("GPU-hours held", _of("scaling", _hours, "gpu_hours")),
     ("of all its replicas all the time", _of("scaling", _hours, "most_gpu_hours")),
     ("held, of that", _of("scaling", lambda held, most: _share(held / most if most else math.nan), "gpu_hours", "most_gpu_hours")),
-    ("serving, mean", _of("scaling", lambda value: f"{value:.2f}", "mean_serving")),
+    ("serving, mean", _of("scaling", lambda mean: f"{mean:.2f}" if math.isfinite(mean) else NONE, "mean_serving")),
     ("serving, fewest to most", _of("scaling", lambda low, high: f"{low} to {high}", "fewest_serving", "most_serving")),
     ("starts and stops", _of("scaling", lambda starts, stops: f"{starts} and {stops}", "starts", "stops")),
 )  # fmt: skip

@@ -37,6 +37,7 @@ def simulation_intervals(
 ) -> Intervals:
     """Where the figures lie with 90 %, as far as times are uncertain: traffic and acceptance are as given.
 
+    Replicas of all kinds are taken to be off in the same way, by as much as those on the scenario's own GPU.
     Simulates the scenario once per source of error (five to seven times) on the same requests and the same luck; `progress`
     is told how many of them are done.
     """
