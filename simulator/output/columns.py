@@ -26,7 +26,7 @@ from simulator.serving import state
 from simulator.serving.class_metrics import UNFINISHED
 from simulator.serving.metrics import request_metrics
 from simulator.serving.outcomes import ENDED
-from simulator.serving.simulation import SimulationResult
+from simulator.serving.simulation import Run, SimulationResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,6 +63,7 @@ class Names:
 
 
 Columns = Mapping[str, NDArray[Any] | Names]
+Extra = Mapping[str, NDArray[Any]]
 
 
 def request_rows(variant: str, requests: Any, rows: NDArray[np.int64], classes: Sequence[str]) -> Columns:
@@ -96,8 +97,22 @@ STATUS_NAMES = [name if k in (*ENDED, state.ABANDONED) else UNFINISHED for k, na
 def request_columns(result: SimulationResult) -> dict[str, NDArray[Any]]:
     """Per-request columns of all variants, one below the other."""
     names = _class_names(result)
-    parts = [request_rows(run.variant, run.requests, run.rows, names) for run in result.runs]
+    parts = [
+        {**request_rows(run.variant, run.requests, run.rows, names), **transfer_columns(run)} for run in result.runs
+    ]
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+
+
+def transfer_columns(run: Run) -> Extra:
+    """Where there are prefill and decode replicas, who computed the prompt (−1: nobody handed over), when the KV cache could
+    leave, how long its link was taken by others, and how long it took from there; `replica` is who decoded."""
+    sent = run.transfers
+    if sent is None:
+        return {}
+    return {
+        "prefill_replica": sent.prefill_replica, "handed_over_s": sent.handed_over_s, "kv_wait_s": sent.wait_s,
+        "kv_transfer_s": sent.transfer_s,
+    }  # fmt: skip
 
 
 def write_requests(
@@ -113,7 +128,8 @@ def write_requests(
         for run in result.runs:
             for start in range(0, len(run.requests), ROW_GROUP):
                 end = min(start + ROW_GROUP, len(run.requests))
-                stream.write(run.variant, run.requests[start:end], run.rows[start:end])
+                more = {name: values[start:end] for name, values in transfer_columns(run).items()}
+                stream.write(run.variant, run.requests[start:end], run.rows[start:end], more)
                 done += end - start
                 if progress is not None:
                     progress("rows", done, of)
@@ -145,16 +161,18 @@ class RowStream:
     def __init__(self, sink: _CsvSink | _ParquetSink, classes: Sequence[str]):
         self._sink, self._classes = sink, classes
         self._notes: dict[str, str] = {}
-        self._held: list[tuple[str, Any, NDArray[np.int64]]] = []
+        self._held: list[tuple[str, Any, NDArray[np.int64], Extra]] = []
         self._rows_held = 0
 
-    def write(self, variant: str, requests: Any, rows: NDArray[np.int64]) -> None:
-        """Adds records of `state.REQUEST`; `rows` as in `request_rows`. They may be overwritten afterwards."""
+    def write(self, variant: str, requests: Any, rows: NDArray[np.int64], more: Extra | None = None) -> None:
+        """Adds records of `state.REQUEST`; `rows` as in `request_rows`, `more` columns that every call has. They may be
+        overwritten afterwards."""
         plain = np.asarray(requests).view(np.ndarray)
         start = 0
         while start < len(plain):
             end = min(len(plain), start + ROW_GROUP - self._rows_held)
-            self._held.append((variant, plain[start:end].copy(), np.array(rows[start:end])))
+            also = {name: np.array(values[start:end]) for name, values in (more or {}).items()}
+            self._held.append((variant, plain[start:end].copy(), np.array(rows[start:end]), also))
             self._rows_held += end - start
             start = end
             if self._rows_held == ROW_GROUP:
@@ -171,8 +189,13 @@ class RowStream:
         self._sink.close(self._notes)
 
     def _flush(self) -> None:
-        nothing = ("", state.records(state.REQUEST, 0), np.zeros(0, dtype=np.int64))
-        parts = [request_rows(*held, self._classes) for held in self._held or [nothing]]
+        nothing: tuple[str, Any, NDArray[np.int64], Extra] = (
+            "", state.records(state.REQUEST, 0), np.zeros(0, dtype=np.int64), {},
+        )  # fmt: skip
+        parts = [
+            {**request_rows(variant, requests, rows, self._classes), **more}
+            for variant, requests, rows, more in self._held or [nothing]
+        ]
         self._sink.write({name: [part[name] for part in parts] for name in parts[0]})
         self._held.clear()
         self._rows_held = 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from simulator import load_scenario
 from simulator.commands.catalog import _scenario_row
 from simulator.figures import page, serving
-from simulator.output import documents, rows
+from simulator.output import columns, documents, rows
 from simulator.output.cluster_report import cluster_remarks, cluster_sections
 from simulator.output.simulation_report import simulation_report
 from simulator.output.tables import Section, print_blocks
@@ -175,6 +178,34 @@ def test_the_document_has_all_of_it(
     assert loaded["outages"]["lost_requests"] == loaded["happened"][0]["requests"]
     loaded = json.loads(documents.to_json(documents.simulation_document(simulation)))["runs"][0]["cluster"]
     assert (len(loaded["kinds"]), loaded["transfers"], loaded["outages"], loaded["scaling"]) == (1, None, None, None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_have_their_transfers(
+    disaggregated: SimulationResult, simulation: SimulationResult, suffix: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(columns, "ROW_GROUP", 33)  # variants share groups, and groups end inside variants
+    path = tmp_path / f"rows{suffix}"
+    columns.write_requests(disaggregated, str(path))
+    if suffix == ".parquet":
+        found = pq.read_table(path).to_pydict()
+    else:
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        found = {
+            name: [float(line[name]) for line in lines] for name in ("kv_transfer_s", "kv_wait_s", "prefill_replica")
+        }
+    for name, field in (
+        ("kv_transfer_s", "transfer_s"),
+        ("kv_wait_s", "wait_s"),
+        ("prefill_replica", "prefill_replica"),
+    ):
+        expected = np.concatenate([getattr(run.transfers, field) for run in disaggregated.runs])
+        assert found[name] == expected.tolist()
+    assert set(columns.request_columns(disaggregated)) - set(columns.request_columns(simulation)) == {
+        "prefill_replica", "handed_over_s", "kv_wait_s", "kv_transfer_s",
+    }  # fmt: skip
 
 
 def test_replicas_over_time_are_drawn_where_they_change(
