@@ -65,7 +65,12 @@ def models(draw, n):
         chosen |= {"swap_blocks": draw(st.integers(0, 20)), "swap_s_per_token": 0.03125}
     if gamma:
         rates = draw(st.lists(st.floats(0, 1), min_size=gamma, max_size=gamma))
-        chosen |= {"rates": rates, "draft_first": draw(st.integers(0, 1)), "padded": draw(st.integers(0, 1)), "draft_padded": draw(st.integers(0, 1))}
+        chosen |= {
+            "rates": rates,
+            "draft_first": draw(st.integers(0, 1)),
+            "padded": draw(st.integers(0, 1)),
+            "draft_padded": draw(st.integers(0, 1)),
+        }
         chosen |= {"host_draft_pass_s": 0.125, "host_speculative_round_s": 0.375, "host_ngram_per_sequence_s": 0.03125}
         if draw(st.booleans()):
             chosen["draft"] = rig.tables(0.25, 0.001, decode_rates=RATES, prefill_rates=RATES)
