@@ -13,6 +13,7 @@ from simulator.deployment import Deployment, deploy
 from simulator.errors import MemwallError
 from simulator.figures import breakdown, page, roofline, serving, speedup, style, timeline
 from simulator.output import rows
+from simulator.output.cluster_report import cluster_sections
 from simulator.output.report import speculate_sentence
 from simulator.output.simulation_report import simulation_sentence, simulation_table
 from simulator.planning.crossover import SpeculateResult, speculate
@@ -96,7 +97,11 @@ def serving_page() -> None:
     users = getattr(scenario.traffic, "users", None)
     if users is not None:
         load["users"] = st.sidebar.number_input("Users", 1, 100_000, int(users), key=f"users-{name}")
-    replicas = st.sidebar.slider("Replicas", 1, 16, scenario.replicas, key=f"replicas-{name}")
+    replicas = scenario.replicas
+    if not (scenario.cluster and scenario.cluster.pools):
+        # A failure names its replica, so there must be so many.
+        named = [f.replica for f in scenario.cluster.failures if f.replica is not None] if scenario.cluster else []
+        replicas = st.sidebar.slider("Replicas", 1 + max(named, default=0), 16, replicas, key=f"replicas-{name}")
     seed = int(st.sidebar.number_input("Seed", 0, 2**31, scenario.seed, key=f"seed-{name}"))
     scenario = load_scenario(str(name), load=load, replicas=replicas, seed=seed)
     if scenario.speculation is not None:
@@ -118,6 +123,10 @@ def serving_page() -> None:
     table = simulation_table(result)
     with st.expander("All figures as a table"):
         st.table([dict(zip(("", *table.headers[1:]), row, strict=True)) for row in table.rows])
+    for section in cluster_sections(result):
+        with st.expander(section.title):
+            headers = (" ", *section.table.headers[1:])
+            st.table([dict(zip(headers, row, strict=True)) for row in section.table.rows])
     with st.expander("The scenario as YAML"):
         st.code(page.scenario_yaml(result.scenario), language="yaml")
     offer(page.simulation_page(result), f"{name}.html")
