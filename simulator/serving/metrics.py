@@ -51,7 +51,7 @@ from simulator.serving.confidence import HalfWidth, describe
 from simulator.serving.distribution import Distribution
 from simulator.serving.outcomes import TIMES, Outcomes
 from simulator.serving.stability import Stability, assess
-from simulator.serving.window import ARRIVALS, Window, run_of, tally, window_of
+from simulator.serving.window import ARRIVALS, WHOLE_RUN, Window, run_of, tally, window_of
 from simulator.slo import Slo
 
 __all__ = ["TOO_LARGE", "Distribution", "ReplicaHardware", "Summary", "request_metrics", "summarise"]
@@ -202,6 +202,8 @@ def summarise(
 
     def per_s(name: str) -> float:
         row = series[state.SERIES.index(name)]
+        if window.kind == WHOLE_RUN:  # may be shorter than a bucket, whose width grows with absolute time
+            return float(row.sum()) / window.seconds
         return timeline.total_between(row, bucket_s, window.start_s, window.end_s) / window.seconds
 
     def total(field: str) -> float:

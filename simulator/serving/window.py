@@ -92,14 +92,18 @@ class Tally:
 
 
 def tally(outcomes: Outcomes, window: Window, slos: Sequence[Slo]) -> Tally:
-    """One pass over all requests; `slos` are the classes' own."""
+    """One pass over all requests; `slos` are the classes' own.
+
+    A window of arrivals is open at its start: an end on either edge, as of a single user who asks again at once, counts once.
+    """
+    after_s = window.start_s if window.kind == ARRIVALS else -np.inf
     k = len(slos)
     found = Tally.of(k)
     for here in slices(len(outcomes)):
         status, class_of = outcomes.status[here], outcomes.class_of[here].astype(np.int64)
         arrival_s, end_s = outcomes.arrival_s[here], outcomes.arrival_s[here] + outcomes.stay_s[here]
         ended, met = HAS_ENDED[status], meets(outcomes, slos, here)
-        inside = (end_s >= window.start_s) & (end_s <= window.end_s)
+        inside = (end_s > after_s) & (end_s <= window.end_s)
         measured, served = ended & outcomes.measured[here], inside & (status == state.FINISHED)
         found.ends += np.bincount(class_of * _KINDS + status, minlength=k * _KINDS).reshape(k, _KINDS)
         for counts, which in (
@@ -109,7 +113,7 @@ def tally(outcomes: Outcomes, window: Window, slos: Sequence[Slo]) -> Tally:
             (found.good, served & met),
         ):
             counts += np.bincount(class_of[which], minlength=k) if k > 1 else np.count_nonzero(which)
-        came = (arrival_s >= window.start_s) & (arrival_s <= window.end_s) & (status != state.ABANDONED)
+        came = (arrival_s > after_s) & (arrival_s <= window.end_s) & (status != state.ABANDONED)
         found.arrived += int(np.count_nonzero(came))
         found.left += int(np.count_nonzero(inside))
     return found

@@ -72,6 +72,14 @@ def test_the_drain_is_no_low_throughput():
     assert found.makespan_s == 1100.0
 
 
+def test_a_run_shorter_than_a_bucket_of_its_series():
+    """Late on, buckets are wide; the run's own 2 s of one of 64 s hold all its tokens."""
+    series = series_of(output_tokens=np.array([0.0, 256.0]), prompt_tokens=np.array([0.0, 512.0]))
+    found = summary(records((100.0, 100.0, 101.0, 102.0, 256)), series=series, bucket_s=64.0)
+    assert (found.window, found.window_s) == ("whole run", 2.0)
+    assert (found.output_tokens_per_s, found.prompt_tokens_per_s, found.requests_per_s) == (128.0, 256.0, 0.5)
+
+
 def test_a_saturated_run_shows_its_capacity_and_says_so():
     """2/s arrive for 200 s, 1/s is served until 400 s: rates of the arrivals' time, not of the whole run nor of the offer."""
     n = 400

@@ -76,8 +76,19 @@ def test_counts_by_hand():
     assert counts.good.tolist() == [1]  # the second took 7 s
     assert counts.measured_ended.tolist() == [3]
     assert counts.measured_good.tolist() == [1]  # the last one, by arrival
-    assert (counts.arrived, counts.left) == (3, 3)
+    assert (counts.arrived, counts.left) == (2, 3)
     assert counts.ends.sum() == 4
+
+
+def test_a_single_user_is_not_counted_at_both_ends():
+    """Asks again as soon as it is answered, every second: 1 request/s arrives and 1/s leaves."""
+    requests = records(*((float(t), t, t + 0.5, t + 1.0, 5) for t in range(11)))
+    requests[0].measured = 0
+    outcomes = Outcomes.of(requests)
+    window = window_of(outcomes, run_of(outcomes), service_s=1.0, bucket_s=0.1, until_s=np.inf)
+    counts = tally(outcomes, window, [Slo()])
+    assert (window.start_s, window.end_s) == (1.0, 10.0)
+    assert (counts.arrived, counts.left, counts.served.tolist()) == (9, 9, [9])
 
 
 def test_good_requests_meet_every_objective_that_applies():
