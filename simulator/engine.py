@@ -98,9 +98,10 @@ class EngineSettings(Record):
     order: Order = "fcfs"
     """Who is admitted first and preempted last: first come, smallest priority of its class, or shortest prompt."""
     max_waiting: int = 0
-    """Requests that may wait without having been started; further ones are refused on arrival. 0: no limit."""
+    """Requests that may wait without having been started by this replica (handed-over ones included); further ones are refused on
+    arrival. 0: no limit."""
     queue_timeout_s: Timeout | None = None
-    """A request that has waited longer without having been started is dropped, s (or text such as "10 s"). None: never."""
+    """A request that has waited longer at a replica without having been started by it is dropped, s (or text such as "10 s"). None: never."""
     preemption: Preemption = "recompute"
     """What happens to the KV cache of a preempted sequence: computed again, or moved to the host and back over PCIe."""
     swap_space_bytes: SwapSpace = 0.0

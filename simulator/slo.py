@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from simulator import units
 from simulator.records import Record
+from simulator.serving.quantities import in_si
 
-
-def _seconds(value: Any) -> Any:
-    return units.parse(value, "s", field="slo") if isinstance(value, str) else value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(lambda value: in_si(value, "s")), Field(gt=0)]
 
 
 class Slo(Record):

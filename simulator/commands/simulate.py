@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from simulator.output.columns import check_suffix
     from simulator.output.simulation_report import simulation_report
     from simulator.output.tables import print_blocks
+    from simulator.serving.cluster import INTERRUPTED as STOPPED
     from simulator.serving.compiled import is_cold
     from simulator.serving.first_call import compile_step_loop
     from simulator.serving.fleets import kinds_of
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if extra.left_out:
         blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
     print_blocks([*blocks, *written(args.rows, args.json, args.html)])
-    if interrupted or extra.left_out:
+    if extra.left_out or any(run.interrupted == STOPPED for run in result.runs):
         print("memwall: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0

@@ -12,6 +12,7 @@ from simulator.experts import SPLIT_EVENLY, ExpertPlacement
 from simulator.memory import MemoryBudget
 from simulator.output.cluster_conditions import cluster_rows, gpus_of_all, kind_rows, replicas_text
 from simulator.planning.crossover import SpeculateResult
+from simulator.serving.cluster import INTERRUPTED
 from simulator.serving.metrics import Summary
 from simulator.serving.simulation import SimulationResult
 from simulator.serving.window import ARRIVALS
@@ -160,6 +161,7 @@ def interruption(result: SimulationResult) -> str:
     said = [
         f"{run.variant} interrupted at t = {units.show(run.summary.interrupted_s, 's')} after "
         f"{run.summary.requests['finished']:,} of {len(result.traffic):,} requests"
+        + (f" ({run.interrupted})" if run.interrupted not in ("", INTERRUPTED) else "")
         for run in result.runs
         if run.summary.interrupted_s is not None
     ]

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simulator.attention import attention_shape
 from simulator.cost.forward import ForwardCost
 from simulator.deployment import Deployment
+from simulator.engine import EngineSettings
+from simulator.errors import InputError
 from simulator.memory import MemoryBudget
 from simulator.scenario import Scenario
 from simulator.serving.cluster_config import Cluster, ReplicaPool
@@ -100,10 +103,23 @@ def kinds_of(scenario: Scenario, deployment: Deployment, gamma: int) -> list[Kin
     return kinds
 
 
-def longest_of(kinds: Sequence[Kind]) -> int:
-    """Tokens of the longest request that can be served."""
-    # A prefill replica holds a request no longer than up to its first token, which no request exceeds that fits the others.
-    return min(most_tokens(kind.deployment, kind.budget, kind.gamma) for kind in kinds)
+def longest_of(kinds: Sequence[Kind], *, prefill: bool = False) -> int | None:
+    """Tokens of the longest request that replicas of every kind can hold to its end, or of prefill replicas up to its first
+    token; None where there are no such replicas."""
+    chosen = [kind for kind in kinds if (kind.pool.role == "prefill") == prefill]
+    return min((most_tokens(kind.deployment, kind.budget, kind.gamma) for kind in chosen), default=None)
+
+
+def line_of(kinds: Sequence[Kind]) -> EngineSettings:
+    """Settings that say who goes first. Raises InputError where kinds have different orders: a request has one rank."""
+    settings = [kind.deployment.engine.settings for kind in kinds]
+    ranked = [one for one in settings if one.order != "fcfs"] or settings
+    if len({one.order for one in ranked}) > 1:
+        orders = sorted({one.order for one in ranked})
+        raise InputError(
+            "engine.order", ", ".join(orders), "be the same in all pools that do not serve first come first"
+        )
+    return ranked[0]
 
 
 def _as_slow(own: Deployment, scenario: Scenario, deployment: Deployment) -> Deployment:
@@ -140,8 +156,9 @@ def plan(
     """
     cluster = scenario.cluster or Cluster()
     kinds = kinds_of(scenario, deployment, gamma)
-    longest = longest_of(kinds)
-    workload = workload_of(traffic, kinds[0].deployment.engine.settings, scenario.warmup, longest, total=total)
+    workload = workload_of(
+        traffic, line_of(kinds), scenario.warmup, longest_of(kinds) or 0, longest_of(kinds, prefill=True), total=total
+    )
     if common is None:
         common = has_common(traffic)
     fates: tuple[FloatArray, IntArray] = np.ones((1, 1)), np.zeros(len(traffic), dtype=np.int64)
@@ -174,9 +191,11 @@ def plan(
 
 
 def _links(scenario: Scenario, cluster: Cluster, kinds: Sequence[Kind]) -> Links:
-    # The target's KV cache; what a drafter keeps of the prompt is taken to be computed beside the transfer.
-    first = kinds[0]
-    bytes_per_token = (first.budget.kv_bytes_per_token - first.budget.draft_kv_bytes_per_token) * first.deployment.gpus
+    # The target's KV cache, each part once however many ranks have a copy; what a drafter keeps of the prompt is taken to be
+    # computed beside the transfer.
+    target = kinds[0].deployment.target
+    shape = attention_shape(target.decoder, target.formats, 1)
+    bytes_per_token = shape.kv_bytes_per_token * target.decoder.layers
     wires = [
         cluster.transfer.wire(kind.deployment.gpu, kind.deployment.gpus, scenario.base)
         for kind in kinds

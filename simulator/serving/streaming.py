@@ -26,7 +26,7 @@ from simulator.scenario import Scenario
 from simulator.serving import state
 from simulator.serving.clients import ClientTraffic
 from simulator.serving.cluster import INTERRUPTED, SLICE_STEPS, ClusterRun, interruptible
-from simulator.serving.fleets import Plan, longest_of, plan
+from simulator.serving.fleets import Plan, line_of, longest_of, plan
 from simulator.serving.model import FloatArray, IntArray
 from simulator.serving.outcomes import Outcomes
 from simulator.serving.pool import Pool
@@ -214,7 +214,7 @@ class _Pass:
         self.planned: Plan = plan(
             scenario, chunk, variant.deployment, variant.gamma, variant.law, total=total, common=stream.common
         )
-        self._most_tokens = longest_of(self.planned.kinds)
+        self._most_tokens = longest_of(self.planned.kinds) or 0
         if stream.shortest > self._most_tokens:
             raise nothing_fits(stream.traffic, self._most_tokens)
         self._fates = _Fates(scenario, variant, chunk)
@@ -272,7 +272,7 @@ class _Pass:
         return np.concatenate([slots["request"][slots["held"] > 0] for slots in running])
 
     def _workload(self, chunk: Requests) -> Any:
-        settings = self.planned.kinds[0].deployment.engine.settings
+        settings = line_of(self.planned.kinds)
         total = len(self.stream.traffic)
         return workload_of(
             chunk, settings, self.stream.scenario.warmup, self._most_tokens, first=self._number, total=total

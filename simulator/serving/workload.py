@@ -25,11 +25,13 @@ def workload_of(
     settings: EngineSettings,
     warmup: float,
     most_tokens: int,
+    most_prompt_tokens: int | None = None,
     *,
     first: int = 0,
     total: int | None = None,
 ) -> Workload:
-    """`traffic` as a workload for engines with `settings` that can hold sequences of `most_tokens`, look-ahead included.
+    """`traffic` as a workload for engines with `settings` that can hold sequences of `most_tokens`, look-ahead included, and on
+    prefill replicas `most_prompt_tokens`, the first token of the answer included.
 
     Longer requests are rejected; later turns of a session whose earlier one is rejected are abandoned. Of requests that are
     a part of `total`, `first` is the number of the first. Raises InputError where no request of a whole is left.
@@ -40,6 +42,8 @@ def workload_of(
     patience_s = np.array([np.inf if c.patience_s is None else c.patience_s for c in traffic.classes])[class_of]
     status = np.full(n, state.WAITING, dtype=np.int32)
     status[traffic.prompt_tokens + traffic.output_tokens > most_tokens] = state.REJECTED
+    if most_prompt_tokens is not None:
+        status[traffic.prompt_tokens + 1 > most_prompt_tokens] = state.REJECTED
     next_turn = None if traffic.follows is None else _next_turns(traffic.follows, status)
     asked = status == state.WAITING
     if total is None and not asked.any():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simulator import load_scenario, simulate
+from simulator import InputError, load_decoder, load_scenario, simulate
 from simulator.cli import main
 from simulator.deployment import deploy
 from simulator.errors import DoesNotFit
@@ -300,3 +300,37 @@ def test_a_router_that_knows_the_caches_finds_more_in_them():
     aware = bundled("prefix-aware-agents").main.summary
     for router in ("least-outstanding", "round-robin"):
         assert aware.cached_share > 1.5 * with_router("prefix-aware-agents", router).cached_share
+
+
+def pools_of_two(**more):
+    return {"pools": [{"role": "prefill", **more}, {"role": "decode"}]}
+
+
+def links_of(**changes):
+    chosen = scenario(**changes)
+    deployment = chosen.deployment().plain()
+    traffic = generate(chosen.traffic, chosen.seed)
+    return plan(chosen, traffic, deployment, 0, None).control.links
+
+
+@pytest.mark.parametrize(("pool", "model"), [({"pp": 3}, "llama-3.1-8b"), ({"tp": 8}, "deepseek-v2-lite")])
+def test_a_transfer_sends_each_part_of_the_cache_once(pool, model):
+    """Neither the largest stage's share for all nor a copy for every rank."""
+    decoder = load_decoder(model)
+    per_layer = 2 * 8 * 128 if model == "llama-3.1-8b" else 576  # KV heads × head_dim, keys and values; MLA's latent
+    found = links_of(model=model, cluster=pools_of_two(**pool)).bytes_per_token
+    assert found == per_layer * 2 * decoder.layers
+
+
+def test_a_prefill_replica_need_not_hold_the_answer():
+    small = {"engine": {"memory_utilization": 0.28}}
+    lengths = {"prompt": 1000, "output": 100_000}
+    work = {"kind": "poisson", "rate_per_s": 1.0, "requests": 2, "lengths": lengths}
+    chosen = scenario(gpu="h200-sxm", traffic=work, cluster=pools_of_two(gpu="h100-sxm", **small))
+    assert simulate(chosen).plain.summary.requests == {"finished": 2}
+
+
+def test_pools_that_rank_requests_rank_them_alike():
+    ranked = [{"engine": {"order": "priority"}}, {"engine": {"order": "shortest"}}]
+    with pytest.raises(InputError, match=r"engine.order='priority, shortest' must be the same in all pools"):
+        simulate(scenario(cluster={"pools": ranked}))
