@@ -11,24 +11,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
-from simulator import units
 from simulator.engine_choice import EngineChoice
 from simulator.errors import InputError, UnknownName
 from simulator.hardware import Gpu, load_link
 from simulator.records import Record
 from simulator.serving.handover import Wire
 from simulator.serving.model import ROUTERS
+from simulator.serving.quantities import in_si
 
 MOST_REPLICAS = 1024
 """Replicas of one cluster, those included that an autoscaler may start."""
 
 
 def _seconds(value: Any) -> Any:
-    return units.parse(value, "s", field="cluster") if isinstance(value, str) else value
+    return in_si(value, "s")
 
 
 def _bytes_per_s(value: Any) -> Any:
-    return units.parse(value, "bytes_per_s", field="bytes_per_s") if isinstance(value, str) else value
+    return in_si(value, "bytes_per_s")
 
 
 def _engine(value: Any) -> Any:
