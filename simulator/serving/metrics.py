@@ -50,8 +50,8 @@ from simulator.serving.classes import EVERYTHING, RequestClass
 from simulator.serving.confidence import HalfWidth, describe
 from simulator.serving.distribution import Distribution
 from simulator.serving.outcomes import TIMES, Outcomes
-from simulator.serving.stability import Stability, assess
-from simulator.serving.window import ARRIVALS, WHOLE_RUN, Window, run_of, tally, window_of
+from simulator.serving.stability import STRETCHES, Stability, assess
+from simulator.serving.window import ARRIVALS, WHOLE_RUN, in_system, run_of, tally, window_of
 from simulator.slo import Slo
 
 __all__ = ["TOO_LARGE", "Distribution", "ReplicaHardware", "Summary", "request_metrics", "summarise"]
@@ -229,7 +229,16 @@ def summarise(
         requests_per_s=int(counts.served.sum()) / window.seconds,
         goodput_per_s=int(counts.good.sum()) / window.seconds,
         good_share=share(int(counts.measured_good.sum()), int(counts.measured_ended.sum())),
-        stability=_stability(series, bucket_s, window, counts.arrived, counts.left),
+        stability=assess(
+            in_system(outcomes, window, STRETCHES),
+            offered=counts.arrived,
+            left=counts.left,
+            finished=int(counts.served.sum()),
+            window_s=window.seconds,
+            end_s=window.end_s,
+            service_s=0.0 if math.isnan(service_s) else service_s,
+            steady=window.kind == ARRIVALS,
+        ),
         tokens_per_s_per_gpu=share(
             tokens_per_s * whole.seconds, sum(h.gpus * s for h, s in zip(hardware, held, strict=True))
         ),
@@ -259,21 +268,6 @@ def summarise(
         draft_time_share=total("draft_s") / busy_s if busy_s else 0.0,
         usd_per_million_tokens=_usd_per_million(hardware, held, total_of(outcomes, "output_tokens")),
         interrupted_s=interrupted_s,
-    )
-
-
-def _stability(series: FloatArray, bucket_s: float, window: Window, arrived: int, left: int) -> Stability:
-    """The queue within the window, in whole buckets of the time series."""
-    waiting = series[state.SERIES.index("waiting_s")]
-    if bucket_s > 0:
-        waiting = waiting[math.ceil(window.start_s / bucket_s) : math.floor(window.end_s / bucket_s)] / bucket_s
-    return assess(
-        waiting,
-        offered=arrived,
-        served=left,
-        window_s=window.seconds,
-        end_s=window.end_s,
-        steady=window.kind == ARRIVALS,
     )
 
 

@@ -119,6 +119,19 @@ def tally(outcomes: Outcomes, window: Window, slos: Sequence[Slo]) -> Tally:
     return found
 
 
+def in_system(outcomes: Outcomes, window: Window, stretches: int) -> FloatArray:
+    """Requests that have arrived and not ended, in whatever way, at the edges of equal stretches of `window` [stretches + 1]."""
+    edges_s = np.linspace(window.start_s, window.end_s, stretches + 1)
+    found = np.zeros(len(edges_s))
+    for here in slices(len(outcomes)):
+        arrival_s, stay_s = outcomes.arrival_s[here], outcomes.stay_s[here]
+        came = outcomes.status[here] != state.ABANDONED
+        came_s, end_s = (arrival_s, arrival_s + stay_s) if came.all() else (arrival_s[came], (arrival_s + stay_s)[came])
+        for i, edge_s in enumerate(edges_s.tolist()):
+            found[i] += np.count_nonzero(came_s <= edge_s) - np.count_nonzero(end_s <= edge_s)
+    return found
+
+
 def meets(outcomes: Outcomes, slos: Sequence[Slo], here: slice = slice(None)) -> BoolArray:
     """Which requests finished and met every objective of their class; one of a single token has no TPOT and meets any."""
     good = outcomes.status[here] == state.FINISHED

@@ -93,7 +93,7 @@ def test_ends_are_drawn_where_not_all_is_finished(with_classes, service):
 
 def test_a_growing_queue_is_the_finding(growing):
     finding = serving.load_figure(growing).layout.meta["finding"]
-    assert finding.startswith("Plain decoding: the queue only grows: 12.0 requests/s arrive, 9.3/s are served")
+    assert finding.startswith("Plain decoding: the queue only grows: 12.0 requests/s arrive, 9.3/s leave")
 
 
 def test_scatter_is_thinned_evenly_and_says_so(service, monkeypatch):

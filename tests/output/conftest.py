@@ -71,7 +71,7 @@ def growing() -> SimulationResult:
     """A queue that only grows, without speculation."""
     from simulator.serving.stability import assess
 
-    verdict = assess(np.arange(64) * 12.5, offered=3600, served=2790, window_s=300.0, end_s=300.0)
+    verdict = assess(np.arange(17) * 50.625, offered=3600, left=2790, finished=2790, window_s=300.0, end_s=300.0)
 
     def change(run: Run) -> Run:
         return replace(run, summary=replace(run.summary, stability=verdict)) if run.variant == "plain" else run

@@ -95,7 +95,7 @@ def test_classes_half_widths_and_verdicts_are_in_the_document(
     assert set(width) == {"half_width", "batches", "batch_size", "correlation"}
     loaded = strict(documents.to_json(documents.simulation_document(growing)))
     assert [run["summary"]["stability"]["stable"] for run in loaded["runs"]] == [True, False]
-    assert any("The queue only grows: 12.0 requests/s arrive, 9.3/s are served" in s for s in loaded["statements"])
+    assert any("The queue only grows: 12.0 requests/s arrive, 9.3/s leave" in s for s in loaded["statements"])
 
 
 def test_replications_stand_by_variant_and_figure(simulation: SimulationResult) -> None:

@@ -122,7 +122,7 @@ def test_every_end_is_told_once(with_classes: SimulationResult) -> None:
 
 def test_a_growing_queue_is_told_of_the_variant_it_grows_in(growing: SimulationResult) -> None:
     (sentence,) = [s for s in simulation_report.statements(growing) if "only grows" in s]
-    assert sentence.startswith("Without: The queue only grows: 12.0 requests/s arrive, 9.3/s are served")
+    assert sentence.startswith("Without: The queue only grows: 12.0 requests/s arrive, 9.3/s leave")
 
 
 def test_half_widths_stand_beside_their_figures(with_classes: SimulationResult, simulation: SimulationResult) -> None:

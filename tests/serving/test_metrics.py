@@ -84,15 +84,14 @@ def test_a_saturated_run_shows_its_capacity_and_says_so():
     """2/s arrive for 200 s, 1/s is served until 400 s: rates of the arrivals' time, not of the whole run nor of the offer."""
     n = 400
     rows = [(i / 2, i, i + 0.5, i + 1.0, 2) for i in range(n)]
-    waiting = np.clip(np.concatenate([np.arange(200) * 1.0, 200 - np.arange(200) * 1.0]), 0, None)
-    series = series_of(output_tokens=np.full(400, 2.0), waiting_s=waiting)
+    series = series_of(output_tokens=np.full(400, 2.0))
     found = summary(records(*rows), series=series, bucket_s=1.0, slo=Slo(ttft_s=50.0))
     assert found.requests_per_s == pytest.approx(1.0, rel=0.01)
     assert found.output_tokens_per_s == pytest.approx(2.0)
     assert found.stability.stable is False
     assert found.stability.offered_per_s == pytest.approx(2.0, rel=0.01)
     assert found.stability.growth_per_s == pytest.approx(1.0, rel=0.01)
-    assert "The queue only grows: 2.0 requests/s arrive, 1.0/s are served; after 200 s" in found.stability.sentence
+    assert "The queue only grows: 2.0 requests/s arrive, 1.0/s leave; after 200 s" in found.stability.sentence
     # Request i waits i/2 s: the first 100 of them meet 50 s, all within the first 100 s.
     assert found.goodput_per_s == pytest.approx(100 / 199.5)
     assert found.good_share == 0.25

@@ -7,7 +7,7 @@ import pytest
 
 from simulator.serving import state
 from simulator.serving.outcomes import Outcomes
-from simulator.serving.window import ARRIVALS, WHOLE_RUN, meets, run_of, tally, window_of
+from simulator.serving.window import ARRIVALS, WHOLE_RUN, Window, in_system, meets, run_of, tally, window_of
 from simulator.slo import Slo
 from tests.serving.served import random_records, records
 
@@ -78,6 +78,13 @@ def test_counts_by_hand():
     assert counts.measured_good.tolist() == [1]  # the last one, by arrival
     assert (counts.arrived, counts.left) == (2, 3)
     assert counts.ends.sum() == 4
+
+
+def test_who_is_in_the_system_by_hand():
+    """At 0, 5 and 10: whoever ends at an edge is gone, a turn that never came was never there, one without an end stays."""
+    requests = records((0, 0, 1, 5, 5), (1, 1, 2, 9, 5), (4, 0, 0, 6, 5), (5, 0, 0, 0, 5), (3, 0, 0, 0, 5))
+    requests["status"][2:] = state.CANCELLED, state.WAITING, state.ABANDONED
+    assert in_system(Outcomes.of(requests), Window(0.0, 10.0, ARRIVALS), 2).tolist() == [1.0, 3.0, 1.0]
 
 
 def test_a_single_user_is_not_counted_at_both_ends():
