@@ -337,7 +337,7 @@ def simulation_sentence(result: SimulationResult) -> str:
     e2e = off.e2e_s.mean / run.e2e_s.mean
     price = goodput = ""
     usd, usd_off = (f"{s.usd_per_million_tokens or 0.0:.3g}" for s in (run, off))
-    if usd != usd_off:
+    if usd != usd_off and run.usd_per_million_tokens and off.usd_per_million_tokens:
         price = f", and a million tokens cost {usd} instead of {usd_off} USD"
     if abs(run.goodput_per_s - off.goodput_per_s) > 0.01 * off.goodput_per_s:
         goodput = f", goodput {run.goodput_per_s:.3g} instead of {off.goodput_per_s:.3g} requests/s"

@@ -56,6 +56,12 @@ class Transfers:
     """Time each link was taken [links]."""
     sent_bytes: float
 
+    @property
+    def mean_wait_s(self) -> float:
+        """Mean wait for a link, s; 0 where nothing was sent."""
+        waits_s = self.wait_s[~np.isnan(self.wait_s)]
+        return float(waits_s.mean()) if len(waits_s) else 0.0
+
 
 class TransferQueue:
     """Requests that prefill replicas have handed over, until they reach the decode pool."""

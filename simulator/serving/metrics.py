@@ -150,7 +150,8 @@ class Summary:
     draft_time_share: float
     """Share of busy time spent in the drafter."""
     usd_per_million_tokens: float | None
-    """GPUs' list price over the time they were held by output tokens of finished requests; None without a price."""
+    """GPUs' list price over the time they were held, by all output tokens delivered, also to requests that did not finish;
+    None without a price or without a token."""
     interrupted_s: float | None
     """Simulated time at which the simulation itself was interrupted; None: it was not. Requests without an end are then
     ``unfinished``, and those that finished are the short ones among the last."""
@@ -178,13 +179,14 @@ def summarise(
     dropped: Mapping[str, int] | None = None,
     held_s: Sequence[float] | None = None,
     interrupted_s: float | None = None,
+    link_wait_s: float = 0.0,
 ) -> Summary:
     """Everything at once.
 
     `requests` are records of `state.REQUEST` or the `Outcomes` that have seen them, `replicas` records of `state.REPLICA`
     whose counters are of one rank, with their `hardware` in the same order; `gaps` is the sum of their histograms; `series` the sum of
     their time series in buckets of `bucket_s`; `dropped` the rows left out while reading, by reason; `held_s` how long each replica was
-    held, if not for the whole run.
+    held, if not for the whole run; `link_wait_s` the mean wait for a link between prefill and decode, which is no time in a batch.
     """
     outcomes = requests if isinstance(requests, Outcomes) else Outcomes.of(requests)
     slos = slos_of(classes, slo)
@@ -196,7 +198,7 @@ def summarise(
         confidence |= {f"{name}.{point}": width for point, width in widths.items()}
     whole = run_of(outcomes)
     until_s = math.inf if interrupted_s is None else interrupted_s
-    service_s = times["e2e_s"].mean - times["queue_s"].mean
+    service_s = times["e2e_s"].mean - times["queue_s"].mean - link_wait_s
     window = window_of(outcomes, whole, service_s=service_s, bucket_s=bucket_s, until_s=until_s)
     counts = tally(outcomes, window, slos)
 
@@ -266,7 +268,9 @@ def summarise(
         wasted_tokens=int(drafted - accepted),
         wasted_flop_share=total("wasted_flop") / total("flop") if total("flop") else 0.0,
         draft_time_share=total("draft_s") / busy_s if busy_s else 0.0,
-        usd_per_million_tokens=_usd_per_million(hardware, held, total_of(outcomes, "output_tokens")),
+        usd_per_million_tokens=_usd_per_million(
+            hardware, held, float(series[state.SERIES.index("output_tokens")].sum())
+        ),
         interrupted_s=interrupted_s,
     )
 
@@ -281,10 +285,10 @@ def _kv_share(replicas: Sequence[Any], hardware: Sequence[ReplicaHardware], bloc
     return block_seconds / there if there else 0.0
 
 
-def _usd_per_million(hardware: Sequence[ReplicaHardware], held_s: Sequence[float], tokens: int) -> float | None:
+def _usd_per_million(hardware: Sequence[ReplicaHardware], held_s: Sequence[float], tokens: float) -> float | None:
     usd = 0.0
     for h, seconds in zip(hardware, held_s, strict=True):
         if h.usd_per_s is None:
             return None
         usd += h.usd_per_s * h.gpus * seconds
-    return usd / max(tokens, 1) * 1e6
+    return usd / tokens * 1e6 if tokens else None

@@ -196,6 +196,7 @@ def judged(
         dropped=traffic.dropped,
         held_s=done.held_s.tolist(),
         interrupted_s=interrupted_s,
+        link_wait_s=done.transfers.mean_wait_s if done.transfers else 0.0,
     )
     return Run(
         variant=variant.name,

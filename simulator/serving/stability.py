@@ -69,12 +69,17 @@ def assess(
     """
     from scipy.special import stdtr
 
-    rates = [n / window_s if window_s > 0 else 0.0 for n in (offered, left, finished)]
-    offered_per_s = rates[0]
+    offered_per_s, left_per_s, finished_per_s = (
+        n / window_s if window_s > 0 else 0.0 for n in (offered, left, finished)
+    )
     last = float(in_system[-1]) if len(in_system) else 0.0
+
+    def verdict(stable: bool | None, growth_per_s: float, sentence: str) -> Stability:
+        return Stability(stable, offered_per_s, left_per_s, finished_per_s, growth_per_s, last, sentence)
+
     steps = np.diff(in_system)
     if len(steps) < STRETCHES or offered < STRETCHES or window_s <= 0 or not steady:
-        return Stability(None, *rates, 0.0, last, TOO_SHORT if steady else BURST)
+        return verdict(None, 0.0, TOO_SHORT if steady else BURST)
     drift, noise = float(steps.mean()), float(steps.std(ddof=1)) / math.sqrt(len(steps))
     chance = float(stdtr(len(steps) - 1, -drift / noise)) if noise > 0 else 0.0 if drift > 0 else 1.0
     growth_per_s = drift * len(steps) / window_s
@@ -82,7 +87,7 @@ def assess(
     beyond = last - under_way - 2.0 * math.sqrt(under_way)
     growing = chance < LEVEL and offered - left > LEAST_GROWTH * offered and beyond >= 1.0
     decimals = 1 if offered_per_s >= 1.0 else 2 - math.floor(math.log10(max(offered_per_s, 1e-9)))
-    arrive, leave, finish = (f"{rate:,.{decimals}f}" for rate in rates)
+    arrive, leave, finish = (f"{rate:,.{decimals}f}" for rate in (offered_per_s, left_per_s, finished_per_s))
     flow = f"{arrive} requests/s arrive, {leave}/s leave"
     if finished != left:
         flow += f" (of them {finish}/s finished)"
@@ -91,7 +96,7 @@ def assess(
             f"The queue only grows: {flow}; after {units.show(end_s, 's')} {last:,.0f} are in the system. "
             "Latencies describe this run's length, not a steady state."
         )
-        return Stability(False, *rates, growth_per_s, last, sentence)
+        return verdict(False, growth_per_s, sentence)
     if offered - left > MOST_LEFT * offered:
-        return Stability(None, *rates, growth_per_s, last, f"{TOO_SHORT[:-1]}: {flow}.")
-    return Stability(True, *rates, growth_per_s, last, f"The queue does not grow: {flow}.")
+        return verdict(None, growth_per_s, f"{TOO_SHORT[:-1]}: {flow}.")
+    return verdict(True, growth_per_s, f"The queue does not grow: {flow}.")

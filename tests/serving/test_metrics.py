@@ -144,7 +144,7 @@ def test_counters_of_mixed_replicas():
     fast.busy_s, fast.hbm_bytes, fast.flop, fast.most_blocks = 80.0, 50e12, 40e15, 50
     slow.busy_s, slow.hbm_bytes, slow.flop, slow.most_blocks = 10.0, 10e12, 0.0, 15
     hardware = [ReplicaHardware(2, 100, 1e12, 1e15, 1e-3), ReplicaHardware(1, 20, 0.5e12, 1e15, 2e-3)]
-    series = series_of(kv_block_s=np.full(100, 41.0), running_s=np.full(100, 1.8))
+    series = series_of(kv_block_s=np.full(100, 41.0), running_s=np.full(100, 1.8), output_tokens=np.full(100, 0.2))
     found = summary_of([fast, slow], hardware, series, held_s=[100.0, 50.0])
     assert found.gpu_busy_share == pytest.approx(90 / 150)
     assert found.bandwidth_share == pytest.approx(60e12 / (100 * 1e12 + 50 * 0.5e12))
@@ -152,7 +152,10 @@ def test_counters_of_mixed_replicas():
     assert found.kv_occupancy_most == 0.75
     assert found.kv_occupancy_mean == pytest.approx(4100 / (80 * 100 + 10 * 20))
     assert found.mean_running == pytest.approx(2.0)
-    assert found.usd_per_million_tokens == pytest.approx((2 * 1e-3 * 100 + 2e-3 * 50) / 10 * 1e6)
+    usd, tokens = 2 * 1e-3 * 100 + 2e-3 * 50, 20  # delivered: those who finished got 10 of them
+    assert found.usd_per_million_tokens == pytest.approx(usd / tokens * 1e6)
+    silent = series_of(kv_block_s=np.full(100, 41.0))
+    assert summary_of([fast, slow], hardware, silent, held_s=[100.0, 50.0]).usd_per_million_tokens is None
     free = [hardware[0], ReplicaHardware(1, 20, 0.5e12, 1e15, None)]
     assert summary_of([fast, slow], free, series, held_s=[100.0, 50.0]).usd_per_million_tokens is None
     assert summary_of([fast, slow], hardware, series).gpu_busy_share == pytest.approx(90 / 200)
@@ -164,6 +167,13 @@ def summary_of(replicas, hardware, series, **more):
     gaps = np.zeros(state.GAP_BINS, dtype=np.int64)
     requests = records((0.0, 0.0, 1.0, 90.0, 5), (50.0, 50.0, 51.0, 100.0, 5))
     return summarise(requests, replicas, gaps, hardware=hardware, series=series, bucket_s=1.0, slo=Slo(), **more)
+
+
+def test_waiting_for_a_link_is_no_time_in_the_batch():
+    """30 arrivals in 29 s, each 30 s until its end: 29 of these the link was taken by others."""
+    requests = records(*((float(t), t, t + 0.5, t + 30.0, 2) for t in range(30)))
+    assert summary(requests, bucket_s=0.1).window == "whole run"
+    assert summary(requests, bucket_s=0.1, link_wait_s=29.0).window == "arrivals"
 
 
 def test_nothing_finished_is_no_failure():

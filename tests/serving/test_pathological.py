@@ -191,3 +191,14 @@ def test_a_queue_that_only_grows_comes_to_an_end():
     assert summary.stability.sentence.startswith("The queue only grows: ")
     # Waits grow with the run, so a request's is about half the makespan.
     assert summary.queue_s.mean > 0.3 * summary.makespan_s
+
+
+def test_an_overload_is_seen_also_where_steps_are_long():
+    """Five times as much as can be done, for 50 s, in steps of up to a second."""
+    traffic = {"kind": "poisson", "rate_per_s": 3.0, "requests": 150, "lengths": {"prompt": 8000, "output": 200}}
+    verdict = simulate(
+        load_scenario({"model": "gemma-3-27b", "gpu": "h100-sxm", "traffic": traffic})
+    ).main.summary.stability
+    assert verdict.stable is False
+    assert verdict.served_per_s < 0.5 * verdict.offered_per_s
+    assert verdict.in_system > 0.5 * 150
