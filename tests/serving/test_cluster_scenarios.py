@@ -35,6 +35,16 @@ def test_one_slow_link_for_all_is_felt_between_the_first_two_tokens_alone():
     assert shared.summary.tpot_s.mean > own.summary.tpot_s.mean
 
 
+def test_a_queue_at_the_link_grows_too():
+    """A link for a third of what the prefill replicas send: nobody waits for a replica, and ever more for the link."""
+    wide = run(pools=PAIR)
+    bytes_per_s = wide.transfers.sent_bytes / wide.summary.makespan_s / 3
+    narrow = run(pools=PAIR, transfer={"bytes_per_s": bytes_per_s, "per": "cluster"})
+    assert wide.summary.stability.stable is True
+    assert narrow.summary.stability.stable is False
+    assert narrow.summary.queue_s.mean == wide.summary.queue_s.mean
+
+
 def test_kinds_of_gpus_behind_one_router():
     result = run(pools=[{"gpu": "h100", "replicas": 2}, {"gpu": "a100", "replicas": 2}])
     served = np.bincount(result.requests["replica"], minlength=4)
