@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.compiled import compiled
 from simulator.serving.passes import WINDOW, add_load, attention_alike, attention_step, linear_step
 
@@ -21,7 +22,9 @@ def add_cached(kinds: Any, cached: Any, context: int) -> None:
 
 
 @compiled
-def draft_after(config: Any, replica: Any, slots: Any, draft: Any, loads: Any, counts: Any, cached: Any) -> float:
+def draft_after(
+    config: Any, replica: Any, slots: Any, draft: Any, loads: Any, counts: Any, cached: Any, first: Any
+) -> float:
     """The drafter catches up on prompts and accepted tokens and then drafts γ for the next step.
 
     `left_tokens` is from before this step, `computed_tokens` too.
@@ -29,7 +32,7 @@ def draft_after(config: Any, replica: Any, slots: Any, draft: Any, loads: Any, c
     loads[:] = 0.0
     counts[:] = 0.0
     cached[:] = 0.0
-    tokens = drafting = mode = sequences = 0
+    tokens = drafting = mode = sequences = read_on = 0
     for i in range(replica.running):
         slot = slots[i]
         if slot.step_tokens == 0:
@@ -48,6 +51,7 @@ def draft_after(config: Any, replica: Any, slots: Any, draft: Any, loads: Any, c
             new = config.gamma + 1 if config.draft_padded == 1 else slot.emitted_tokens
             sequences += 1
             tokens += new
+            read_on += slot.computed_tokens
             add_load(draft.kinds, loads, counts, new, slot.computed_tokens)
         if goes_on:
             drafting += 1
@@ -56,7 +60,12 @@ def draft_after(config: Any, replica: Any, slots: Any, draft: Any, loads: Any, c
     if tokens == 0:
         return 0.0
     seconds: float = linear_step(draft, mode, sequences, tokens, drafting, replica)
-    seconds += attention_step(draft, loads, counts, replica)
+    q = config.gamma + 1
+    if config.draft_padded == 1 and mode == 0 and q <= DECODE_QUERY_LIMIT and not has_window(draft.kinds):
+        first[:] = read_on
+        seconds += attention_alike(draft, sequences, q, first, 0.0, counts, replica)
+    else:
+        seconds += attention_step(draft, loads, counts, replica)
     if drafting == 0:
         return seconds
     seconds = further_passes(seconds, config, replica, draft, counts, cached, drafting)

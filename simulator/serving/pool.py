@@ -191,11 +191,11 @@ class Pool:
                 workload.backlog,
             ),
             slots=np.zeros((replicas, sequences), dtype=state.SLOT).view(np.recarray),
-            stacks=np.zeros((replicas, sequences + 1), dtype=state.PREEMPTED).view(np.recarray),
+            stacks=stacks_of(configs, replicas, sequences, n),
             blocks=_named_blocks(configs, fleet.model_of, sequences, longest, shares=shares),
             pieces=(workload.source, workload.end_tokens),
             targets=_stacked([m.target for m in models], sequences, longest, int(configs["gamma"].max()) + 1),
-            drafts=_stacked([m.draft for m in models], sequences, longest, 1),
+            drafts=_stacked([m.draft for m in models], sequences, longest, int(configs["gamma"].max()) + 1),
             luck=(models[0].acceptance, models[0].row_of, models[0].first_round, models[0].rounds),
             records=Record(
                 np.zeros((replicas, state.GAP_BINS), dtype=np.int64),
@@ -248,6 +248,13 @@ def links_of(n: int, *, ranked: bool, cancels: bool, later: bool) -> Links:
     )  # fmt: skip
 
 
+def stacks_of(configs: Any, replicas: int, sequences: int, requests: int) -> Any:
+    """Room for preempted sequences: first come, first served nobody passes them, so no more than may run; where others may go
+    before them, any number (pages that are never touched cost nothing)."""
+    depth = max(sequences, requests) if configs["ranked"].any() else sequences
+    return np.zeros((replicas, depth + 1), dtype=state.PREEMPTED).view(np.recarray)
+
+
 def _named_blocks(configs: Any, model_of: IntArray, sequences: int, longest: int, *, shares: bool) -> Blocks:
     each = configs[model_of]
     if not shares:
@@ -298,5 +305,5 @@ def _scratch(models: Any, configs: Any) -> tuple[Any, ...]:
     draft_kinds = max(len(m.draft.kinds) for m in models)
     return (
         np.zeros((kinds, 4)), np.zeros((draft_kinds, 4)), np.zeros(4), np.zeros(kinds), np.zeros(draft_kinds),
-        np.zeros(kinds), np.zeros(int(configs["block_tokens"].max()) + 1, dtype=np.int64),
+        np.zeros(kinds), np.zeros(int(configs["block_tokens"].max()) + 1, dtype=np.int64), np.zeros(draft_kinds),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from simulator.serving import state
 from simulator.serving.line import Links
 from simulator.serving.model import FloatArray, IntArray, Workload
-from simulator.serving.pool import Pool, links_of
+from simulator.serving.pool import Pool, links_of, stacks_of
 
 
 def relocate(pool: Pool, kept: NDArray[np.bool_], more: Workload, rates: FloatArray, row_of: IntArray) -> None:
@@ -38,11 +38,19 @@ def relocate(pool: Pool, kept: NDArray[np.bool_], more: Workload, rates: FloatAr
     for replica, slots, stack in zip(arrays.replicas, arrays.slots, arrays.stacks, strict=True):
         slots["request"][: replica.running] = place[slots["request"][: replica.running]]
         stack["request"][: replica.stacked] = place[stack["request"][: replica.stacked]]
+    stacks = stacks_of(arrays.configs, len(arrays.replicas), arrays.slots.shape[1], len(requests))
+    depth = int(arrays.replicas["stacked"].max())
+    stacks[:, :depth] = arrays.stacks[:, :depth]
     row = arrays.pool[0]
     admitted = np.concatenate([place[arrays.admitted[row.next :]], len(staying) + more.admitted])
     row.next = row.ended = 0
     pool.arrays = arrays._replace(
-        requests=requests, links=links, pieces=pieces, luck=(rates, row_of, *arrays.luck[2:]), admitted=admitted
+        requests=requests,
+        links=links,
+        stacks=stacks,
+        pieces=pieces,
+        luck=(rates, row_of, *arrays.luck[2:]),
+        admitted=admitted,
     )
     pool.workload = replace(pool.workload, requests=requests, admitted=admitted)
 

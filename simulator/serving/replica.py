@@ -300,7 +300,7 @@ def step(
         if config.draft_first == 1:
             draft_s = draft_before(config, replica, slots, draft, draft_loads, counts, draft_cached)
         else:
-            draft_s = draft_after(config, replica, slots, draft, draft_loads, counts, draft_cached)
+            draft_s = draft_after(config, replica, slots, draft, draft_loads, counts, draft_cached, scratch[7])
     swap_s = config.swap_s_per_token * replica.step_swap_tokens
     gpu_s += draft_s
     gpu_s += swap_s

@@ -126,10 +126,10 @@ def run_plain(
     cached[:] = 0.0
     growth[:] = 0.0
     measured = 0
-    most = slots[0].left_tokens
+    most = shortest = slots[0].left_tokens
     for i in range(running):
         slot = slots[i]
-        most = min(most, slot.left_tokens)
+        shortest = min(shortest, slot.left_tokens)
         measured += slot.measured
         crossing[slot.blocks * block_tokens - slot.computed_tokens] += 1  # steps until it needs a block
         for k in range(kinds.shape[0]):
@@ -139,9 +139,8 @@ def run_plain(
                 if math.isfinite(room):
                     most = min(most, int(room))
         add_cached(kinds, cached, slot.computed_tokens)
-    finishes = 0
-    for i in range(running):
-        finishes = max(finishes, 1 if slots[i].left_tokens == most else 0)
+    most = min(most, shortest)
+    finishes = 1 if shortest == most else 0
     host_s = config.host_step_s + config.host_per_sequence_s * running
     host_s += target.extra_host_s[0, part(running, micro_batches(target, running))]
     longest_s = 0.0
@@ -210,7 +209,8 @@ def run_rounds(
         slot = slots[i]
         held += slot.computed_tokens
         measured += slot.measured
-        needed += max(0, blocks_for(config, slot.computed_tokens + q) - slot.blocks)
+        if slot.computed_tokens + q > slot.blocks * block_tokens:
+            needed += blocks_for(config, slot.computed_tokens + q) - slot.blocks
     base_host_s = config.host_step_s + config.host_per_sequence_s * running
     base_host_s += target.extra_host_s[0, part(tokens, micro_batches(target, running))]
     base_host_s += config.host_speculative_round_s
@@ -235,7 +235,7 @@ def run_rounds(
 
         accepted = emitted = held = needed = 0
         drafting = new = 0
-        kv_tokens = known = 0
+        kv_tokens = known = read_on = 0
         pairs = 0.0
         for i in range(running):
             slot = slots[i]
@@ -258,6 +258,7 @@ def run_rounds(
                 drafting += 1
                 read = q if config.draft_padded == 1 else gained
                 new += read
+                read_on += context
                 kv_tokens += context + read
                 pairs += read * (context + 0.5 * (read + 1.0))
                 known += context + 1 + gained
@@ -270,15 +271,19 @@ def run_rounds(
         replica.wasted_flop += flop * (drafted - accepted) / tokens
         draft_s = 0.0
         if drafting > 0:
-            counts[:] = 0.0
-            counts[0] = drafting
-            counts[1] = new
-            draft_loads[:] = 0.0
-            draft_loads[:, KV_TOKENS] = kv_tokens
-            draft_loads[:, PAIRS] = pairs
-            draft_cached[:] = known
             draft_s = linear_step(draft, 0, drafting, new, drafting, replica)
-            draft_s += attention_step(draft, draft_loads, counts, replica)
+            if config.draft_padded == 1:
+                draft_cached[:] = read_on
+                draft_s += attention_alike(draft, drafting, q, draft_cached, 0.0, counts, replica)
+            else:
+                counts[:] = 0.0
+                counts[0] = drafting
+                counts[1] = new
+                draft_loads[:] = 0.0
+                draft_loads[:, KV_TOKENS] = kv_tokens
+                draft_loads[:, PAIRS] = pairs
+                draft_s += attention_step(draft, draft_loads, counts, replica)
+            draft_cached[:] = known
             draft_s = further_passes(draft_s, config, replica, draft, counts, draft_cached, drafting)
             draft_s += config.host_draft_pass_s * config.gamma
         replica.draft_s += draft_s

@@ -70,10 +70,10 @@ def step_model(
     row.match_probability = law.match_probability if law else 1.0
     if gamma:
         row.drafter = state.MODEL_DRAFTER if deployment.draft else state.NGRAM_DRAFTER
-    # Padded verification is charged for sequences that pause, too.
+    # Padding is charged beyond the token budget: γ more for every sequence at most.
     most = settings.max_batched_tokens
-    if row.padded:
-        most = max(most, settings.max_sequences * (gamma + 1))
+    if row.padded or row.draft_padded:
+        most += settings.max_sequences * gamma
     target = deployment.target_tables(most, most, gamma + 1)
     draft = (deployment.draft_tables(most, most) if gamma else None) or target
     model = StepModel(config, target, draft, *fates)

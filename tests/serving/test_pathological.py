@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,3 +203,18 @@ def test_an_overload_is_seen_also_where_steps_are_long():
     assert verdict.stable is False
     assert verdict.served_per_s < 0.5 * verdict.offered_per_s
     assert verdict.in_system > 0.5 * 150
+
+
+def test_any_number_of_preempted_sequences_may_wait():
+    """Whoever arrives goes before those who came earlier, so that these pile up, preempted, beyond what may run."""
+    n = 60
+    work = workload(np.arange(n) * 1.0, [8] * n, [12] * n, rank=np.arange(n)[::-1])
+    engines = fleet(n, ranked=1, max_sequences=2, total_blocks=6, prefix_caching=0)
+    served = replace(work, requests=work.requests.copy())
+    pool, deepest = Pool(engines, served), 0
+    while not pool.serve(most_steps=1):
+        deepest = max(deepest, int(pool.replicas[0].stacked))
+    assert deepest > 3 * 2
+    assert (served.requests["status"] == state.FINISHED).all()
+    spelled_out = plain.simulate(engines, replace(work, requests=work.requests.copy()), invariants=False)
+    assert (served.requests["finish_s"] == spelled_out.requests["finish_s"]).all()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as List
 from typing import Any
 
+from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.plain.sequence import Sequence
 from simulator.serving.plain.timing import PassTimer, Spent, Work
 
@@ -70,8 +72,13 @@ class Drafter:
     def _first_pass_s(self, work: List[Work], rows: int, *, prompts: bool, spent: Spent) -> float:
         tokens = sum(new for new, _ in work)
         seconds = self.timer.linear_s(len(work), tokens, rows, prompts=prompts, spent=spent)
-        seconds += self.timer.exact_s(work, spent)
-        return seconds
+        new = work[0][0]
+        windows = any(math.isfinite(kind.window_tokens) for kind in self.timer.tables.kinds)
+        padded = self.settings.draft_padded and not self.settings.draft_first
+        if padded and not prompts and new <= DECODE_QUERY_LIMIT and not windows:
+            contexts = self.timer.cached([context for _, context in work])
+            return seconds + self.timer.alike_s(new, contexts, len(work), 0.0, spent)
+        return seconds + self.timer.exact_s(work, spent)
 
     def _further_passes_s(self, seconds: float, contexts: List[int], spent: Spent) -> float:
         """`seconds` and the γ − 1 passes after the first, one token of each sequence that drafts."""
