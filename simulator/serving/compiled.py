@@ -7,6 +7,7 @@ go on running the old code. So the cache lives in a folder named after the sourc
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import os
 import signal
@@ -133,6 +134,20 @@ def interrupted_afterwards() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def uncollected(dispatcher: Any) -> Iterator[None]:
+    """The block without garbage collection where it will compile `dispatcher`: numba makes millions of small objects that live,
+    and looking through them again and again is an eighth of the time."""
+    if dispatcher.signatures or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def is_cold() -> bool:

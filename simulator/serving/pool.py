@@ -17,7 +17,7 @@ from simulator.cost.roofline import AttentionRates
 from simulator.cost.tables import AttentionKind, FastTables
 from simulator.serving import state
 from simulator.serving.arrays import Arrays
-from simulator.serving.compiled import compiled, entry
+from simulator.serving.compiled import compiled, entry, uncollected
 from simulator.serving.heap import popped, pushed
 from simulator.serving.kv_cache import Blocks, blocks_by_name
 from simulator.serving.line import Links, next_ready_s, submit
@@ -211,7 +211,8 @@ class Pool:
 
     def serve(self, until_s: float = math.inf, most_steps: int = 1 << 60) -> bool:
         """Runs every step that starts before `until_s`; returns False where it stopped after `most_steps`."""
-        return bool(serve(until_s, most_steps, self.blind, self.arrays))
+        with uncollected(serve):
+            return bool(serve(until_s, most_steps, self.blind, self.arrays))
 
     def add_arrivals(self, indices: IntArray) -> None:
         """Requests arrive at their `ready_s`, which must not lie before what has been served."""
