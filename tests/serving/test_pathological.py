@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -162,7 +161,6 @@ def test_the_longest_that_is_not_rejected_is_served(tmp_path, speculates):
 # --- all at once, nothing asked, too much --------------------------------------------------------------------------------
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_ten_thousand_in_one_instant(tmp_path, replicas):
-    started_s = time.perf_counter()
     result = simulate(trace(tmp_path, [(0, 100, 10)] * 10_000, replicas=replicas))
     summary, requests = result.plain.summary, result.plain.requests
     assert summary.requests == {"finished": 10_000}
@@ -171,7 +169,6 @@ def test_ten_thousand_in_one_instant(tmp_path, replicas):
     assert (np.diff(requests["scheduled_s"][requests["replica"] == 0]) >= 0).all()  # in order of arrival
     assert summary.stability.stable is None
     assert "All requests arrive within less than one's time in the batch" in summary.stability.sentence
-    assert time.perf_counter() - started_s < 60  # the loop's own share is some hundredths
 
 
 def test_rows_that_ask_for_nothing_are_left_out_and_counted(tmp_path):
