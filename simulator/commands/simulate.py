@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     # What cannot be served is said at once, not after the compilation.
     kinds_of(scenario, scenario.deployment(), scenario.speculation.gamma if scenario.speculation else 0)
     if is_cold() and not args.no_progress:
-        print("memwall: compiling the step loop, once, some ten seconds …", file=sys.stderr, flush=True)
+        print("memwall: compiling the step loop, once, some fifteen seconds …", file=sys.stderr, flush=True)
     compile_step_loop()
     started_s = time.perf_counter()
     with ProgressBar(shown=not args.no_progress and sys.stderr.isatty()) as bar:

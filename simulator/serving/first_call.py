@@ -13,7 +13,7 @@ from simulator.serving.pool import Pool
 
 
 def compile_step_loop() -> None:
-    """Compiles the step loop, or reads it from the cache: some ten seconds once, a fraction of one afterwards.
+    """Compiles the step loop, or reads it from the cache: a quarter of a minute once, a fraction of one afterwards.
 
     The first simulation would do it anyway. Nothing is served here: a replica without requests has nothing to do.
     """

@@ -31,7 +31,6 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 RATES = np.dtype([(name, "f8") for name in AttentionRates._fields], align=True)
-_LARGEST_TABLES_BYTES = 4e9
 
 
 @compiled
@@ -168,7 +167,7 @@ class Pool:
         pool = records[0]
         pool.later = -1
         pool.router, pool.slack, pool.seed = fleet.router, fleet.slack, fleet.seed
-        pool.feedback, pool.users = int(feedback), workload.users
+        pool.feedback = int(feedback)
         all_replicas = state.records(state.REPLICA, replicas)
         all_replicas["bucket_s"] = state.FIRST_BUCKET_S
         all_replicas["open"] = 1

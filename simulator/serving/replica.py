@@ -38,17 +38,9 @@ from simulator.serving.steady import can_run_steadily, run_steadily
 
 @compiled
 def emit(
-    pool: Any,
-    config: Any,
-    replica: Any,
-    requests: Any,
-    links: Any,
-    followers: Any,
-    slots: Any,
-    blocks: Any,
-    pieces: Any,
+    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, blocks: Any, pieces: Any,
     record: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Tokens of the step that ended reach their users, rejected KV is rolled back, who is done leaves."""
     kept = 0
     end_s = replica.clock_s
@@ -99,17 +91,9 @@ def emit(
 
 @compiled
 def leave_finished(
-    pool: Any,
-    config: Any,
-    replica: Any,
-    requests: Any,
-    links: Any,
-    followers: Any,
-    slots: Any,
-    blocks: Any,
-    pieces: Any,
+    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, blocks: Any, pieces: Any,
     record: Any,
-) -> None:
+) -> None:  # fmt: skip
     """After a steady run: whoever has the whole answer leaves."""
     kept = 0
     left_before = replica.left
@@ -133,11 +117,9 @@ def leave_finished(
 @compiled
 def finish_held(pool: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, record: Any) -> None:
     """A sequence has its whole answer; the next schedule has been made already, so its blocks and its place stay for that."""
-    store_slot(slot, requests[slot.request])
     slot.held = 1
     replica.held += 1
-    note(record, replica, replica.clock_s, LEFT, slot.request, FINISHED)
-    leave(pool, replica, requests, links, followers, slot.request, FINISHED, replica.clock_s)
+    say_goodbye(pool, replica, requests, links, followers, slot, record, FINISHED)
 
 
 @compiled_apart
@@ -165,6 +147,14 @@ def depart(
 ) -> None:  # fmt: skip
     """A running sequence gives back its blocks and leaves with `status`."""
     give_back(config, replica, blocks, slot, requests[slot.request], pieces)
+    say_goodbye(pool, replica, requests, links, followers, slot, record, status)
+
+
+@compiled
+def say_goodbye(
+    pool: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, record: Any, status: int
+) -> None:
+    """A running sequence's request has left with `status`."""
     store_slot(slot, requests[slot.request])
     note(record, replica, replica.clock_s, LEFT, slot.request, status)
     leave(pool, replica, requests, links, followers, slot.request, status, replica.clock_s)

@@ -219,7 +219,6 @@ POOL = np.dtype(
         ("seed", "i8"),
         ("feedback", "i8"),  # 1 when ends cause arrivals
         ("stops", "i8"),  # 1 when `serve` returns once a request has left; for that feedback must be 1
-        ("users", "i8"),
     ],
     align=True,
 )
