@@ -29,6 +29,7 @@ def beta_quantiles(p: float, q: float) -> tuple[FloatArray, FloatArray]:
 
     u = np.linspace(0.0, 1.0, _FIRST_INTERVALS + 1)
     x = betaincinv(p, q, u)
+    x[0], x[-1] = 0.0, 1.0  # by definition; with tiny shape parameters some processors make the last one NaN
     nodes, quantiles = [u], [x]
     low, high, x_low, x_high = u[:-1], u[1:], x[:-1], x[1:]
     while len(low):
