@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from simulator.serving.compiled import compiled
 from simulator.serving.kv_cache import Blocks
 from simulator.serving.line import Links
+from simulator.serving.luck import Luck
+from simulator.serving.model import PlanTables
 from simulator.serving.passes import Tables
 from simulator.serving.record import Followers, Record
 
@@ -33,8 +35,9 @@ class Arrays(NamedTuple):
     targets: Tables
     """[models, …]."""
     drafts: Tables
-    luck: Any
-    """As `luck` has it."""
+    plans: PlanTables
+    """[models, …]."""
+    luck: Luck
     records: Record
     scratch: Any
     admitted: Any
@@ -48,6 +51,12 @@ def tables_of(tables: Any, m: int) -> Any:
         tables.linear[m], tables.head[m], tables.extra_host_s[m], tables.kinds[m], tables.rates[m], tables.knots[m],
         tables.pipeline[m],
     )  # fmt: skip
+
+
+@compiled
+def plan_of(plans: Any, m: int) -> Any:
+    """Plan of model `m`."""
+    return PlanTables(plans.shapes[m], plans.pass_tokens[m], plans.batches[m], plans.contexts[m], plans.choice[m])
 
 
 @compiled

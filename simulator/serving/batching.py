@@ -19,9 +19,10 @@ from simulator.serving.kv_cache import (
     take,
 )
 from simulator.serving.line import first_fresh, place_on_stack, stack_goes_first, start_fresh
-from simulator.serving.luck import absorbed, drafts_of
+from simulator.serving.luck import absorbed, drafts_of, shape_for
 from simulator.serving.record import load_slot, note, store_slot
-from simulator.serving.state import ADMITTED, NO_DRAFTER, PREEMPTED_, RUNNING
+from simulator.serving.state import ADMITTED, MODEL_DRAFTER, NO_DRAFTER, PREEMPTED_, RUNNING
+from simulator.speculation.shape import MAX_GAMMA
 
 
 @compiled_apart
@@ -55,6 +56,7 @@ def preempt_last(
     preempted.rank = slot.rank
     preempted.full_blocks = 0
     preempted.swapped_tokens = 0
+    preempted.lag_tokens = slot.lag_tokens
     give_back(config, replica, blocks, slot, request, pieces)
     preempted.freed_blocks = replica.freed_blocks
     if swaps:
@@ -89,28 +91,31 @@ def makes_room(
 
 @compiled
 def schedule(
-    config: Any, replica: Any, requests: Any, slots: Any, links: Any, stack: Any, blocks: Any, pieces: Any, luck: Any,
-    record: Any,
+    config: Any, plan: Any, replica: Any, requests: Any, slots: Any, links: Any, stack: Any, blocks: Any, pieces: Any,
+    luck: Any, record: Any,
 ) -> None:  # fmt: skip
     """Gives every running sequence its tokens of the next step (maybe none), after preemption and admission."""
     replica.step_preempted = 0
     replica.budget = config.max_batched_tokens
     replica.step_swap_tokens = replica.step_prompts = 0
     if config.prefill_first == 0:
-        schedule_decode(config, replica, requests, slots, stack, blocks, pieces, luck, record)
+        schedule_decode(config, plan, replica, requests, slots, stack, blocks, pieces, luck, record)
     if replica.prompts > 0:
         schedule_prompts(config, replica, requests, slots, stack, blocks, pieces, record)
     if replica.step_preempted == 0:  # nobody joins in the step that just made room the hard way
         admit(config, replica, requests, slots, links, stack, blocks, pieces, record)
     if config.prefill_first == 1 and replica.budget == config.max_batched_tokens:
-        schedule_decode(config, replica, requests, slots, stack, blocks, pieces, luck, record)
+        schedule_decode(config, plan, replica, requests, slots, stack, blocks, pieces, luck, record)
 
 
 @compiled
 def schedule_decode(
-    config: Any, replica: Any, requests: Any, slots: Any, stack: Any, blocks: Any, pieces: Any, luck: Any, record: Any
-) -> None:
+    config: Any, plan: Any, replica: Any, requests: Any, slots: Any, stack: Any, blocks: Any, pieces: Any, luck: Any,
+    record: Any,
+) -> None:  # fmt: skip
     """a: sequences past their prompts, each with its round."""
+    if config.drafter != NO_DRAFTER and (config.drafter != MODEL_DRAFTER or config.draft_first == 1):
+        decide_shape(plan, replica, slots)
     i = 0
     while i < replica.running:
         slot = slots[i]
@@ -119,7 +124,8 @@ def schedule_decode(
             continue
         tokens = 1
         if config.drafter != NO_DRAFTER:
-            tokens += drafts_of(config, luck, slot, slot.generated_tokens)
+            nodes, slot.depth = drafts_of(config, plan, luck, slot, slot.generated_tokens, slot.left_tokens)
+            tokens += nodes
         if tokens > replica.budget:
             continue
         wanted = blocks_for(config, slot.computed_tokens + tokens)
@@ -131,6 +137,20 @@ def schedule_decode(
         enter_full(config, blocks, slot, requests[slot.request], pieces, slot.computed_tokens + 1)
         slot.step_tokens = tokens
         replica.budget -= tokens
+
+
+@compiled
+def decide_shape(plan: Any, replica: Any, slots: Any) -> None:
+    """Where drafts are not made ahead, the round's shape follows from who decodes now."""
+    sequences = tokens = 0
+    for i in range(replica.running):
+        if slots[i].computed_tokens >= slots[i].goal_tokens and slots[i].held == 0:
+            sequences += 1
+            tokens += slots[i].computed_tokens
+    shape = shape_for(plan, sequences, tokens)
+    for i in range(replica.running):
+        if slots[i].computed_tokens >= slots[i].goal_tokens and slots[i].held == 0:
+            slots[i].shape = shape
 
 
 @compiled
@@ -201,6 +221,8 @@ def admit(
             slot.blocks = found
         computed = max(computed, found * config.block_tokens)
         if resumes:
+            if stack[replica.stacked - 1].swapped_tokens > 0:
+                slot.lag_tokens = stack[replica.stacked - 1].lag_tokens
             resume(config, replica, stack, request, found)
         else:
             start_fresh(config, replica, requests, links)
@@ -246,6 +268,8 @@ def begin(config: Any, replica: Any, blocks: Any, slot: Any, request: Any, links
     slot.keyed = 0
     if config.drafter != NO_DRAFTER:
         slot.luck = absorbed(absorbed(0, config.seed), request.number)
+        slot.shape = slot.depth = slot.lag_tokens = slot.looked_at = slot.stretch = 0
+        slot.own_gamma = MAX_GAMMA
     if config.shares == 1:
         replica.free_rows -= 1
         slot.row = blocks.rows[replica.free_rows]

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.forward import FastTables
 from simulator.serving import state
+from simulator.speculation.policies import DraftPlan
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 ROUTERS = ("round-robin", "least-outstanding", "least-kv", "prefix-aware", "power-of-two")
 """By number, as the loop knows them."""
+
+
+class PlanTables(NamedTuple):
+    """`speculation.policies.DraftPlan` as the loop reads it."""
+
+    shapes: Any
+    """NODES, DEPTH, PASSES, COLUMN of each shape [shapes, 4]; the first drafts nothing."""
+    pass_tokens: Any
+    """Tokens of one sequence in each pass [shapes, passes]."""
+    batches: Any
+    """Rising, the first is 1."""
+    contexts: Any
+    """Rising, the first is 0, tokens."""
+    choice: Any
+    """Shape from so many sequences with so many tokens on average on [batches, contexts]."""
+
+
+def plan_tables(plan: DraftPlan, columns: Sequence[int]) -> PlanTables:
+    """`plan` with the rates of shape i from column `columns[i]` on."""
+    passes = max(1, max(shape.passes for shape in plan.shapes))
+    shapes = [(s.nodes, s.depth, s.passes, column) for s, column in zip(plan.shapes, columns, strict=True)]
+    tokens = [[*s.pass_tokens, *[0] * (passes - s.passes)] for s in plan.shapes]
+    return PlanTables(np.array(shapes), np.array(tokens), plan.batches, plan.contexts, plan.choice)
 
 
 @dataclass(frozen=True)
@@ -28,10 +52,16 @@ class StepModel:
     target: FastTables
     draft: FastTables
     """The target's again where no model drafts."""
+    plan: PlanTables
+    """Which round is next."""
     acceptance: FloatArray
-    """Conditional acceptance rates [rows, γ]."""
+    """Conditional acceptance rates by depth, shape after shape (`COLUMN`), in each state of a stretch [rows, states, columns]."""
     row_of: IntArray
     """Row of each request [requests]."""
+    stretch_bounds: FloatArray = field(default_factory=lambda: np.ones(1))
+    """Upper ends of the states' shares of [0, 1) [states]."""
+    proposes: IntArray = field(default_factory=lambda: np.ones(1, dtype=np.int64))
+    """Whether anything is drafted in a state [states]."""
     first_round: IntArray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     """Where each row's recorded rounds begin, and the end of the last [rows + 1]; one zero where nothing is replayed."""
     rounds: Any = field(default_factory=lambda: state.records(state.RECORDED, 0))

@@ -164,13 +164,51 @@ def attention_alike(
 
 
 @compiled
+def attention_equal(
+    tables: Any, sequences: int, new_tokens: int, cached: Any, ahead: float, loads: Any, counts: Any, replica: Any
+) -> float:
+    """As `attention_alike`, for any number of new tokens; where that has no knots, from the sums over the batch."""
+    kinds = tables.kinds
+    decodes = new_tokens <= DECODE_QUERY_LIMIT
+    if new_tokens == 1 or (decodes and not has_window(kinds)):
+        return float(attention_alike(tables, sequences, new_tokens, cached, ahead, counts, replica))
+    q, n = float(new_tokens), float(sequences)
+    first = 0 if decodes else 2
+    counts[:] = 0.0
+    counts[first] = n
+    counts[first + 1] = n * q
+    loads[:] = 0.0
+    for k in range(kinds.shape[0]):
+        context = cached[k] + (ahead if not math.isfinite(kinds[k, WINDOW]) else 0.0)
+        loads[k, first] = context + n * q
+        loads[k, first + 1] = q * context + n * q * (0.5 * (q + 1.0))
+    return float(attention_step(tables, loads, counts, replica))
+
+
+@compiled
+def has_window(kinds: Any) -> bool:
+    """Whether any layer sees only a window."""
+    for k in range(kinds.shape[0]):  # noqa: SIM110 (a generator does not compile)
+        if math.isfinite(kinds[k, WINDOW]):
+            return True
+    return False
+
+
+@compiled
 def linear_step(tables: Any, mode: int, sequences: int, tokens: int, rows: int, replica: Any) -> float:
     """Seconds of everything but attention for `tokens` tokens and `rows` of logits; adds bytes and FLOP."""
     parts = micro_batches(tables, sequences)
     tokens, rows = part(tokens, parts), part(rows, parts)
     share = parts / tables.pipeline[0]
     linear, head = tables.linear[mode], tables.head
+    at_once = linear.shape[1] - 1
+    seconds = 0.0
+    while tokens > at_once:  # a drafter that has much to read reads it in pieces
+        replica.hbm_bytes += share * linear[1, at_once]
+        replica.flop += share * linear[2, at_once]
+        seconds += linear[0, at_once]
+        tokens -= at_once
     replica.hbm_bytes += share * (linear[1, tokens] + head[1, rows])
     replica.flop += share * (linear[2, tokens] + head[2, rows])
-    seconds: float = linear[0, tokens] + head[0, rows]
+    seconds += linear[0, tokens] + head[0, rows]
     return seconds

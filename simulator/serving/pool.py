@@ -21,7 +21,8 @@ from simulator.serving.compiled import compiled, entry, uncollected
 from simulator.serving.heap import popped, pushed
 from simulator.serving.kv_cache import Blocks, blocks_by_name
 from simulator.serving.line import Links, next_ready_s, submit
-from simulator.serving.model import Fleet, Workload
+from simulator.serving.luck import Luck
+from simulator.serving.model import Fleet, PlanTables, Workload
 from simulator.serving.passes import FINE_TOKENS, KNOT_TOKENS, Tables
 from simulator.serving.record import Followers, Record
 from simulator.serving.replica import advance
@@ -155,11 +156,13 @@ class Pool:
         n, replicas = len(requests), len(fleet.model_of)
         configs = np.concatenate([np.asarray(m.config) for m in models]).view(np.recarray)
         for model in models:
-            if model.acceptance.shape[1] < model.config[0].gamma:  # compiled code would read past the end
-                depths, gamma = model.acceptance.shape[1], model.config[0].gamma
-                raise ValueError(f"acceptance has {depths} depths, γ is {gamma}")
+            needed = int((model.plan.shapes[:, state.COLUMN] + model.plan.shapes[:, state.DEPTH]).max())
+            if model.acceptance.shape[2] < needed:  # compiled code would read past the end
+                raise ValueError(f"acceptance has {model.acceptance.shape[2]} columns, the plan needs {needed}")
         longest = max(longest, int((requests["prompt_tokens"] + requests["output_tokens"]).max(initial=1)))
-        longest += int(configs["gamma"].max())
+        ahead = max(int((m.plan.shapes[:, state.NODES] + m.plan.pass_tokens.sum(axis=1)).max()) for m in models)
+        longest += ahead
+        new_tokens = 1 + max(int(max(m.plan.shapes[:, state.NODES].max(), m.plan.pass_tokens.max())) for m in models)
         sequences = int(configs["max_sequences"].max())
         shares = bool((configs["shares"] == 1).any())
         feedback = workload.next_turn is not None or workload.users > 0
@@ -193,9 +196,13 @@ class Pool:
             stacks=stacks_of(configs, replicas, sequences, n),
             blocks=_named_blocks(configs, fleet.model_of, sequences, longest, shares=shares),
             pieces=(workload.source, workload.end_tokens),
-            targets=_stacked([m.target for m in models], sequences, longest, int(configs["gamma"].max()) + 1),
-            drafts=_stacked([m.draft for m in models], sequences, longest, int(configs["gamma"].max()) + 1),
-            luck=(models[0].acceptance, models[0].row_of, models[0].first_round, models[0].rounds),
+            targets=_stacked([m.target for m in models], sequences, longest, new_tokens),
+            drafts=_stacked([m.draft for m in models], sequences, longest, new_tokens),
+            plans=_plans([m.plan for m in models]),
+            luck=Luck(
+                models[0].acceptance, models[0].row_of, models[0].first_round, models[0].rounds, models[0].stretch_bounds,
+                models[0].proposes,
+            ),
             records=Record(
                 np.zeros((replicas, state.GAP_BINS), dtype=np.int64),
                 state.gap_edges_s(),
@@ -270,7 +277,8 @@ def _named_blocks(configs: Any, model_of: IntArray, sequences: int, longest: int
 
 
 def _stacked(tables: list[FastTables], sequences: int, longest: int, new_tokens: int) -> Tables:
-    kinds = [np.array([tuple(AttentionKind(*k)) for k in t.kinds], dtype=np.float64) for t in tables]
+    columns = len(AttentionKind._fields)
+    kinds = [np.array([tuple(k) for k in t.kinds], dtype=np.float64).reshape(-1, columns) for t in tables]
     rates = np.zeros((len(tables), 2), dtype=RATES)
     for m, table in enumerate(tables):
         rates[m, 0], rates[m, 1] = tuple(table.decode_rates), tuple(table.prefill_rates)
@@ -281,6 +289,21 @@ def _stacked(tables: list[FastTables], sequences: int, longest: int, new_tokens:
     return Tables(
         _padded([t.linear for t in tables]), _padded([t.head for t in tables]), _padded([t.extra_host_s for t in tables]),
         _kinds(kinds), rates.view(np.recarray), knots, np.array([[t.pipeline] for t in tables], dtype=np.int64),
+    )  # fmt: skip
+
+
+def _plans(plans: list[PlanTables]) -> PlanTables:
+    """Plans stacked; beyond the end of a shorter one lies what no batch and no context reaches."""
+    rows, columns = max(len(p.batches) for p in plans), max(len(p.contexts) for p in plans)
+    never = np.iinfo(np.int64).max
+
+    def edges(values: list[Any], most: int) -> Any:
+        return np.stack([np.concatenate([v, np.full(most - len(v), never)]).astype(np.int64) for v in values])
+
+    return PlanTables(
+        _padded([p.shapes for p in plans]), _padded([p.pass_tokens for p in plans]),
+        edges([p.batches for p in plans], rows), edges([p.contexts for p in plans], columns),
+        _padded([p.choice for p in plans]),
     )  # fmt: skip
 
 
@@ -303,7 +326,9 @@ def _kinds(kinds: list[FloatArray]) -> FloatArray:
 def _scratch(models: Any, configs: Any) -> tuple[Any, ...]:
     kinds = max(len(m.target.kinds) for m in models)
     draft_kinds = max(len(m.draft.kinds) for m in models)
+    depths = 1 + max(int(m.plan.shapes[:, state.DEPTH].max()) for m in models)
     return (
         np.zeros((kinds, 4)), np.zeros((draft_kinds, 4)), np.zeros(4), np.zeros(kinds), np.zeros(draft_kinds),
-        np.zeros(kinds), np.zeros(int(configs["block_tokens"].max()) + 1, dtype=np.int64), np.zeros(draft_kinds),
+        np.zeros(kinds), np.zeros(int(configs["block_tokens"].max()) + 1, dtype=np.int64),
+        np.zeros(depths, dtype=np.int64), np.zeros((depths, draft_kinds)),
     )  # fmt: skip

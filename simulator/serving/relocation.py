@@ -49,7 +49,7 @@ def relocate(pool: Pool, kept: NDArray[np.bool_], more: Workload, rates: FloatAr
         links=links,
         stacks=stacks,
         pieces=pieces,
-        luck=(rates, row_of, *arrays.luck[2:]),
+        luck=arrays.luck._replace(rates=rates, row_of=row_of),
         admitted=admitted,
     )
     pool.workload = replace(pool.workload, requests=requests, admitted=admitted)

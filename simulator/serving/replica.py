@@ -11,14 +11,22 @@ import math
 from typing import Any
 
 from simulator.cost.forward import DECODE_QUERY_LIMIT
-from simulator.serving.arrays import one_of, record_of, tables_of
+from simulator.serving.arrays import one_of, plan_of, record_of, tables_of
 from simulator.serving.batching import schedule
 from simulator.serving.compiled import compiled, compiled_apart
-from simulator.serving.drafting import add_cached, draft_after, draft_before, has_window
+from simulator.serving.drafting import add_cached, draft_after, draft_before
 from simulator.serving.kv_cache import blocks_for, give_back
 from simulator.serving.line import join, next_cancelled, next_overdue, next_ready_s
-from simulator.serving.luck import accepted_drafts
-from simulator.serving.passes import add_load, attention_alike, attention_step, linear_step, micro_batches, part
+from simulator.serving.luck import accepted_drafts, learn
+from simulator.serving.passes import (
+    add_load,
+    attention_alike,
+    attention_step,
+    has_window,
+    linear_step,
+    micro_batches,
+    part,
+)
 from simulator.serving.record import count_gaps, leave, note, series_add, step_s, store_slot
 from simulator.serving.state import (
     CANCELLED,
@@ -29,11 +37,13 @@ from simulator.serving.state import (
     MODEL_DRAFTER,
     NGRAM_DRAFTER,
     NO_DRAFTER,
+    NODES,
     REFUSED,
     TIMED_OUT,
     WAITING,
 )
 from simulator.serving.steady import can_run_steadily, run_steadily
+from simulator.speculation.policies import BY_TABLE
 
 
 @compiled
@@ -193,7 +203,7 @@ def cancel(
 
 
 @compiled
-def draw(config: Any, replica: Any, slots: Any, luck: Any) -> tuple[int, int, int]:
+def draw(config: Any, plan: Any, replica: Any, slots: Any, luck: Any) -> tuple[int, int, int]:
     """What every sequence will have at the end of the step: `slot.emitted_tokens`, and what its drafts came to.
 
     Returns (drafted, accepted, sequences that verified drafts).
@@ -210,7 +220,8 @@ def draw(config: Any, replica: Any, slots: Any, luck: Any) -> tuple[int, int, in
             continue
         kept = 0
         if q > 1:
-            kept = accepted_drafts(config, luck, slot, slot.generated_tokens, q - 1)
+            kept = accepted_drafts(config, plan, luck, slot, slot.generated_tokens, slot.depth)
+            learn(slot, kept)
             used = min(kept, slot.left_tokens)
             slot.rounds += 1
             slot.drafted_tokens += q - 1
@@ -224,25 +235,40 @@ def draw(config: Any, replica: Any, slots: Any, luck: Any) -> tuple[int, int, in
 
 
 @compiled
+def widest_round(config: Any, plan: Any, replica: Any, slots: Any) -> int:
+    """Tokens of the widest round in a step: all that its shape has, under a policy by sequence those that there are."""
+    widest = 1
+    for i in range(replica.running):
+        slot = slots[i]
+        if slot.step_tokens > 0 and slot.computed_tokens >= slot.goal_tokens:
+            if config.policy == BY_TABLE:
+                widest = max(widest, 1 + plan.shapes[slot.shape, NODES])
+            else:
+                widest = max(widest, slot.step_tokens)
+    return int(widest)
+
+
+@compiled
 def step(
-    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any, blocks: Any,
-    pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any,
+    pool: Any, config: Any, plan: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any,
+    blocks: Any, pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any,
 ) -> None:  # fmt: skip
     """One engine step from schedule to emission."""
     loads, draft_loads, counts, cached, draft_cached = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     while True:
-        schedule(config, replica, requests, slots, links, stack, blocks, pieces, luck, record)
+        schedule(config, plan, replica, requests, slots, links, stack, blocks, pieces, luck, record)
         if replica.held == 0 or replica.budget < config.max_batched_tokens:
             break
         let_go(
             config, replica, requests, slots, blocks, pieces, True
         )  # nothing fits beside them: the next schedule, then
-    drafted, accepted, rounds = draw(config, replica, slots, luck)
+    drafted, accepted, rounds = draw(config, plan, replica, slots, luck)
 
     loads[:] = 0.0
     counts[:] = 0.0
     cached[:] = 0.0
     padded = config.padded == 1 and rounds > 0
+    widest = widest_round(config, plan, replica, slots) if padded else 0
     tokens = rows = sequences = emitted = prompt_tokens = decoding = 0
     alike = True
     width = 0
@@ -260,7 +286,7 @@ def step(
         else:
             decoding += 1
             if padded:
-                q = config.gamma + 1
+                q = widest
             rows += q
             alike = alike and width in (0, q)
             width = q
@@ -288,9 +314,14 @@ def step(
     draft_s = 0.0
     if config.drafter == MODEL_DRAFTER:
         if config.draft_first == 1:
-            draft_s = draft_before(config, replica, slots, draft, draft_loads, counts, draft_cached)
+            draft_s = draft_before(
+                config, plan, replica, slots, draft, draft_loads, counts, draft_cached, scratch[7], scratch[8]
+            )
         else:
-            draft_s = draft_after(config, replica, slots, draft, draft_loads, counts, draft_cached, scratch[7])
+            draft_s = draft_after(
+                config, plan, luck, replica, slots, draft, draft_loads, counts, draft_cached, scratch[7], scratch[8]
+            )
+        draft_s *= config.draft_share
     swap_s = config.swap_s_per_token * replica.step_swap_tokens
     gpu_s += draft_s
     gpu_s += swap_s
@@ -369,11 +400,8 @@ def advance(until_s: float, a: Any, r: int, most_steps: int) -> None:
     """Replica `r` runs every step that starts before `until_s`, up to the first after which somebody has left where ends cause arrivals, or
     until the pool has made `most_steps`."""
     pool, replica, requests, links, followers = a.pool[0], a.replicas[r], a.requests, a.links, a.followers
-    config, target, draft = (
-        a.configs[replica.model],
-        tables_of(a.targets, replica.model),
-        tables_of(a.drafts, replica.model),
-    )
+    config, plan = a.configs[replica.model], plan_of(a.plans, replica.model)
+    target, draft = tables_of(a.targets, replica.model), tables_of(a.drafts, replica.model)
     slots, stack, blocks, pieces, luck = a.slots[r], a.stacks[r], one_of(a.blocks, r), a.pieces, a.luck
     record, scratch = record_of(a.records, r), a.scratch
     left = replica.left
@@ -399,18 +427,18 @@ def advance(until_s: float, a: Any, r: int, most_steps: int) -> None:
         if (
             event_s > replica.clock_s
             and not caused
-            and can_run_steadily(config, replica, requests, links, slots, stack, target, draft)
+            and can_run_steadily(config, plan, replica, requests, links, slots, stack, target, draft, luck)
         ):
             steps = run_steadily(
-                min(until_s, event_s), pool, config, replica, requests, slots, blocks, pieces, target, draft, luck, record,
-                scratch, most_steps,
+                min(until_s, event_s), pool, config, plan, replica, requests, slots, blocks, pieces, target, draft, luck,
+                record, scratch, most_steps,
             )  # fmt: skip
             if replica.finishing == 1:
                 leave_finished(pool, config, replica, requests, links, followers, slots, blocks, pieces, record)
         if steps == 0:
             step(
-                pool, config, replica, requests, links, followers, slots, stack, blocks, pieces, target, draft, luck, record,
-                scratch,
+                pool, config, plan, replica, requests, links, followers, slots, stack, blocks, pieces, target, draft, luck,
+                record, scratch,
             )  # fmt: skip
         if pool.feedback == 1 and replica.left > left:
             return

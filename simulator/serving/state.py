@@ -69,6 +69,12 @@ SLOT = np.dtype(
         ("row", "i8"),  # of the table of its blocks
         ("keyed", "i8"),  # leading blocks that have been entered in the cache or found there
         ("luck", "u8"),  # state of the counter-based generator after (seed, request)
+        ("shape", "i8"),  # of its next round, or of the one that runs
+        ("depth", "i8"),  # drafts that the present round can accept at most
+        ("own_gamma", "i8"),  # drafts that its own past suggests
+        ("lag_tokens", "i8"),  # tokens with KV that its drafter has not read
+        ("looked_at", "i8"),  # output positions before this one are known to lie in `stretch` or an earlier one
+        ("stretch", "i8"),  # state of the stretch of text it is in
         # Fields of its request while it runs; written back when it stops running.
         ("last_token_s", "f8"),
         ("longest_gap_s", "f8"),
@@ -91,6 +97,7 @@ PREEMPTED = np.dtype(
         ("swapped_tokens", "i8"),  # tokens of KV in the swap space, 0 when they are to be recomputed
         ("full_blocks", "i8"),  # whole blocks of valid KV it held, and may find again
         ("freed_blocks", "i8"),  # the replica's count when its first block had joined the queue of free ones
+        ("lag_tokens", "i8"),  # of what is swapped, tokens that its drafter has not read
     ],
     align=True,
 )
@@ -119,14 +126,15 @@ CONFIG = np.dtype(
         ("prompts_per_pass", "i8"),  # prompts in one pass at most
         ("prefill_chunk_tokens", "i8"),  # of one prompt in one pass at most
         ("prefill_only", "i8"),  # 1 for a replica that hands requests over when their prompt is computed
-        ("gamma", "i8"),
+        ("policy", "i8"),  # one of BY_TABLE, BY_PAST, BY_ORACLE of `speculation.policies`
         ("drafter", "i8"),  # one of NO_DRAFTER, MODEL_DRAFTER, NGRAM_DRAFTER
+        ("draft_reads", "i8"),  # 1 when the drafter has a KV cache of its own, which every token must enter
+        ("draft_keeps_up", "i8"),  # 1 when it reads on while nothing is drafted (after a step only), 0 when it reads later
+        ("draft_share", "f8"),  # of the drafter's time that is waited for; below 1 where it has GPUs of its own
+        ("stretch_renewal", "f8"),  # probability that an output position begins a new stretch of text
         ("draft_first", "i8"),  # 1 when a round makes its own drafts, 0 when the step before did
-        (
-            "draft_padded",
-            "i8",
-        ),  # 1 when the drafter reads γ + 1 tokens of every sequence after a round, whatever was accepted
-        ("padded", "i8"),  # 1 when all that decode are charged γ + 1 tokens as soon as one has drafts
+        ("draft_padded", "i8"),  # 1 when after a round the drafter reads 1 + depth tokens of all, whatever was accepted
+        ("padded", "i8"),  # 1 when all that decode are charged the widest round as soon as one has drafts
         ("overlap", "i8"),  # 1 when host work runs beside the step before
         ("replays", "i8"),  # 1 when rounds go as recorded, not by draw
         ("match_probability", "f8"),
@@ -223,6 +231,9 @@ POOL = np.dtype(
     align=True,
 )
 """What the replicas of one pool share."""
+
+NODES, DEPTH, PASSES, COLUMN = range(4)
+"""Columns of a plan's `shapes`: drafted tokens, those that can be accepted, passes, and where its rates begin."""
 
 EVENT = np.dtype([("time_s", "f8"), ("kind", "i8"), ("request", "i8"), ("value", "i8")], align=True)
 """What happened to a request in a replica; kept only where it is asked for."""

@@ -13,28 +13,34 @@ from typing import Any
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.batching import fits
 from simulator.serving.compiled import compiled
-from simulator.serving.drafting import add_cached, further_passes, has_window
+from simulator.serving.drafting import add_cached
 from simulator.serving.kv_cache import blocks_for, enter_full, free_blocks, take
 from simulator.serving.line import first_fresh, stack_goes_first
-from simulator.serving.luck import accepted_drafts
+from simulator.serving.luck import accepted_drafts, shape_for
 from simulator.serving.passes import (
     KV_TOKENS,
     PAIRS,
+    PREFILL_KV_TOKENS,
+    PREFILL_PAIRS,
     WINDOW,
     attention_alike,
+    attention_equal,
     attention_step,
+    has_window,
     linear_step,
     micro_batches,
     part,
 )
 from simulator.serving.record import count_gaps, note, series_add, step_s
-from simulator.serving.state import EMITTED, MODEL_DRAFTER, NO_DRAFTER
+from simulator.serving.state import DEPTH, EMITTED, MODEL_DRAFTER, NO_DRAFTER, NODES, PASSES
+from simulator.speculation.policies import BY_TABLE
 
 
 @compiled
 def can_run_steadily(
-    config: Any, replica: Any, requests: Any, links: Any, slots: Any, stack: Any, target: Any, draft: Any
-) -> bool:
+    config: Any, plan: Any, replica: Any, requests: Any, links: Any, slots: Any, stack: Any, target: Any, draft: Any,
+    luck: Any,
+) -> bool:  # fmt: skip
     """Whether the next step is one of decoding alone, after which the same may be asked again without looking at the line."""
     if (
         replica.prompts + replica.held > 0
@@ -43,13 +49,11 @@ def can_run_steadily(
         or config.prefill_only == 1
     ):
         return False
-    if config.drafter != NO_DRAFTER:
-        alike = config.match_probability >= 1.0 and config.replays == 0 and config.gamma < DECODE_QUERY_LIMIT
-        if config.drafter != MODEL_DRAFTER or config.draft_first == 1 or not alike:
-            return False
-        if has_window(target.kinds) or has_window(draft.kinds):
-            return False
-    if replica.running * (config.gamma + 1) > config.max_batched_tokens:
+    shape = slots[0].shape
+    if config.drafter != NO_DRAFTER and not alike_rounds(config, plan, replica, slots, target, draft, luck):
+        return False
+    nodes = plan.shapes[shape, NODES] if config.drafter != NO_DRAFTER else 0
+    if replica.running * (nodes + 1) > config.max_batched_tokens:
         return False
     if replica.fresh + replica.stacked > 0 and replica.running < config.max_sequences:
         # Nobody can join as long as the first in the line does not fit: free blocks only become fewer.
@@ -68,21 +72,45 @@ def can_run_steadily(
 
 
 @compiled
+def alike_rounds(
+    config: Any, plan: Any, replica: Any, slots: Any, target: Any, draft: Any, luck: Any
+) -> bool:
+    """Whether all sequences have rounds of one shape, whose drafts a model made for certain at the end of the step before."""
+    certain = config.match_probability >= 1.0 and config.replays == 0 and config.policy == BY_TABLE
+    if config.drafter != MODEL_DRAFTER or config.draft_first == 1 or config.draft_reads == 0 or not certain:
+        return False
+    if has_window(target.kinds) or has_window(draft.kinds):
+        return False
+    for state in range(luck.proposes.shape[0]):
+        if luck.proposes[state] == 0:
+            return False
+    off = plan.shapes[slots[0].shape, NODES] == 0 and config.draft_keeps_up == 0
+    if plan.shapes[slots[0].shape, DEPTH] >= DECODE_QUERY_LIMIT:
+        return False
+    for i in range(replica.running):
+        if slots[i].shape != slots[0].shape or (slots[i].lag_tokens > 0 and not off):
+            return False
+    return True
+
+
+@compiled
 def run_steadily(
-    horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
-    target: Any, draft: Any, luck: Any, record: Any, scratch: Any, most_steps: int,
+    horizon_s: float, pool: Any, config: Any, plan: Any, replica: Any, requests: Any, slots: Any, blocks: Any,
+    pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any, most_steps: int,
 ) -> int:  # fmt: skip
     """Steps made before `horizon_s`, up to the first in which somebody finishes or blocks run out."""
-    if config.drafter == NO_DRAFTER:
+    off = plan.shapes[slots[0].shape, NODES] == 0 and config.draft_keeps_up == 0
+    if config.drafter == NO_DRAFTER or off:
         return int(
             run_plain(
-                horizon_s, pool, config, replica, requests, slots, blocks, pieces, target, record, scratch, most_steps
+                horizon_s, pool, config, plan, replica, requests, slots, blocks, pieces, target, record, scratch,
+                most_steps,
             )
-        )
+        )  # fmt: skip
     return int(
         run_rounds(
-            horizon_s, pool, config, replica, requests, slots, blocks, pieces, target, draft, luck, record, scratch,
-            most_steps,
+            horizon_s, pool, config, plan, replica, requests, slots, blocks, pieces, target, draft, luck, record,
+            scratch, most_steps,
         )
     )  # fmt: skip
 
@@ -116,21 +144,22 @@ def finish_step(
 
 @compiled
 def run_plain(
-    horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
-    target: Any, record: Any, scratch: Any, most_steps: int,
+    horizon_s: float, pool: Any, config: Any, plan: Any, replica: Any, requests: Any, slots: Any, blocks: Any,
+    pieces: Any, target: Any, record: Any, scratch: Any, most_steps: int,
 ) -> int:  # fmt: skip
-    """A steady run of one token per sequence and step."""
+    """A steady run of one token per sequence and step; with a drafter that is off, up to where somebody finishes or it is on."""
     counts, cached, growth, crossing = scratch[2], scratch[3], scratch[5], scratch[6]
     running, block_tokens = replica.running, config.block_tokens
     kinds = target.kinds
     cached[:] = 0.0
     growth[:] = 0.0
-    measured = 0
+    measured = known = 0
     most = shortest = slots[0].left_tokens
     for i in range(running):
         slot = slots[i]
         shortest = min(shortest, slot.left_tokens)
         measured += slot.measured
+        known += slot.computed_tokens + 2  # at the end of the next step
         crossing[slot.blocks * block_tokens - slot.computed_tokens] += 1  # steps until it needs a block
         for k in range(kinds.shape[0]):
             room = kinds[k, WINDOW] - 1.0 - slot.computed_tokens
@@ -139,13 +168,18 @@ def run_plain(
                 if math.isfinite(room):
                     most = min(most, int(room))
         add_cached(kinds, cached, slot.computed_tokens)
+    off = config.drafter != NO_DRAFTER
+    if off:
+        shortest -= 1  # fewer may decide otherwise
     most = min(most, shortest)
-    finishes = 1 if shortest == most else 0
+    finishes = 1 if shortest == most and not off else 0
     host_s = config.host_step_s + config.host_per_sequence_s * running
     host_s += target.extra_host_s[0, part(running, micro_batches(target, running))]
     longest_s = 0.0
     steps = phase = 0
     while steps < most and replica.clock_s < horizon_s and pool.steps < most_steps:
+        if off and plan.shapes[shape_for(plan, running, known + steps * running), NODES] > 0:
+            break
         needed = crossing[phase]
         if needed > free_blocks(config, replica):
             break
@@ -182,6 +216,8 @@ def run_plain(
         slot.left_tokens -= steps
         slot.chunks += steps
         slot.decode_rounds += steps
+        if off and config.draft_reads == 1:
+            slot.lag_tokens += steps
         slot.last_token_s = replica.clock_s
         slot.longest_gap_s = max(slot.longest_gap_s, longest_s)
         slot.emitted_tokens = 1 if finishes == 1 and steps == most else 0
@@ -197,12 +233,15 @@ def run_plain(
 
 @compiled
 def run_rounds(
-    horizon_s: float, pool: Any, config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any,
-    target: Any, draft: Any, luck: Any, record: Any, scratch: Any, most_steps: int,
+    horizon_s: float, pool: Any, config: Any, plan: Any, replica: Any, requests: Any, slots: Any, blocks: Any,
+    pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any, most_steps: int,
 ) -> int:  # fmt: skip
-    """A steady run of rounds: every sequence verifies γ drafts in each step, and then the drafter makes the next ones."""
-    draft_loads, counts, cached, draft_cached = scratch[1], scratch[2], scratch[3], scratch[4]
-    running, q, block_tokens = replica.running, config.gamma + 1, config.block_tokens
+    """A steady run of rounds of one shape: every sequence verifies its drafts in each step, and then the drafter makes the next
+    ones. It ends when the next ones have another shape."""
+    loads, draft_loads, counts, cached, draft_cached = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    shape = following = slots[0].shape
+    nodes, depth = plan.shapes[shape, NODES], plan.shapes[shape, DEPTH]
+    running, q, block_tokens = replica.running, nodes + 1, config.block_tokens
     tokens = running * q
     held = needed = measured = 0
     for i in range(running):
@@ -213,11 +252,12 @@ def run_rounds(
             needed += blocks_for(config, slot.computed_tokens + q) - slot.blocks
     base_host_s = config.host_step_s + config.host_per_sequence_s * running
     base_host_s += target.extra_host_s[0, part(tokens, micro_batches(target, running))]
-    base_host_s += config.host_speculative_round_s
+    if nodes > 0:
+        base_host_s += config.host_speculative_round_s
     longest_s = 0.0
     steps = 0
     finished = False
-    while not finished and replica.clock_s < horizon_s and pool.steps < most_steps:
+    while not finished and following == shape and replica.clock_s < horizon_s and pool.steps < most_steps:
         if needed > free_blocks(config, replica):
             break
         if config.shares == 0:
@@ -230,7 +270,16 @@ def run_rounds(
         flop_before = replica.flop
         cached[:] = held
         gpu_s = linear_step(target, 0, running, tokens, tokens, replica)
-        gpu_s += attention_alike(target, running, q, cached, 0.0, counts, replica)
+        if q <= DECODE_QUERY_LIMIT:
+            gpu_s += attention_alike(target, running, q, cached, 0.0, counts, replica)
+        else:
+            counts[:] = 0.0
+            counts[2] = running
+            counts[3] = tokens
+            loads[:] = 0.0
+            loads[:, PREFILL_KV_TOKENS] = held + tokens
+            loads[:, PREFILL_PAIRS] = float(q) * held + tokens * (0.5 * (q + 1.0))
+            gpu_s += attention_step(target, loads, counts, replica)
         flop = replica.flop - flop_before
 
         accepted = emitted = held = needed = 0
@@ -240,7 +289,7 @@ def run_rounds(
         for i in range(running):
             slot = slots[i]
             context = slot.computed_tokens
-            kept = accepted_drafts(config, luck, slot, slot.generated_tokens, config.gamma)
+            kept = accepted_drafts(config, plan, luck, slot, slot.generated_tokens, depth)
             used = min(kept, slot.left_tokens)
             gained = min(kept + 1, slot.left_tokens)
             accepted += used
@@ -256,7 +305,7 @@ def run_rounds(
                 room = slot.blocks * block_tokens
             if slot.left_tokens > 0:
                 drafting += 1
-                read = q if config.draft_padded == 1 else gained
+                read = depth + 1 if config.draft_padded == 1 else gained
                 new += read
                 read_on += context
                 kv_tokens += context + read
@@ -267,14 +316,18 @@ def run_rounds(
                     needed += blocks_for(config, context + gained + q) - slot.blocks
             else:
                 finished = True
-        drafted = running * config.gamma
+        drafted = running * nodes
         replica.wasted_flop += flop * (drafted - accepted) / tokens
         draft_s = 0.0
         if drafting > 0:
-            draft_s = linear_step(draft, 0, drafting, new, drafting, replica)
-            if config.draft_padded == 1:
+            following = shape_for(plan, drafting, known)
+        drafts = plan.shapes[following, NODES] > 0
+        lags = not drafts and config.draft_keeps_up == 0
+        if drafting > 0 and not lags:
+            draft_s = linear_step(draft, 0, drafting, new, drafting if drafts else 0, replica)
+            if config.draft_padded == 1 and depth + 1 <= DECODE_QUERY_LIMIT:
                 draft_cached[:] = read_on
-                draft_s += attention_alike(draft, drafting, q, draft_cached, 0.0, counts, replica)
+                draft_s += attention_alike(draft, drafting, depth + 1, draft_cached, 0.0, counts, replica)
             else:
                 counts[:] = 0.0
                 counts[0] = drafting
@@ -283,13 +336,25 @@ def run_rounds(
                 draft_loads[:, KV_TOKENS] = kv_tokens
                 draft_loads[:, PAIRS] = pairs
                 draft_s += attention_step(draft, draft_loads, counts, replica)
-            draft_cached[:] = known
-            draft_s = further_passes(draft_s, config, replica, draft, counts, draft_cached, drafting)
-            draft_s += config.host_draft_pass_s * config.gamma
+            made = 1
+            if drafts:
+                made = plan.shapes[following, PASSES]
+                draft_cached[:] = known
+                ahead = 0
+                for p in range(1, made):
+                    each = plan.pass_tokens[following, p]
+                    draft_s += linear_step(draft, 0, drafting, drafting * each, drafting * each, replica)
+                    draft_s += attention_equal(
+                        draft, drafting, each, draft_cached, float(ahead * drafting), draft_loads, counts, replica
+                    )
+                    ahead += each
+            draft_s += config.host_draft_pass_s * made
+        draft_s *= config.draft_share
         replica.draft_s += draft_s
         replica.drafted_tokens += drafted
         replica.accepted_tokens += accepted
-        replica.sequence_rounds += running
+        if nodes > 0:
+            replica.sequence_rounds += running
         gpu_s += draft_s
         longest_s = max(longest_s, finish_step(pool, config, replica, record, gpu_s, base_host_s, emitted, measured))
         steps += 1
@@ -300,11 +365,15 @@ def run_rounds(
         for i in range(running):
             slot = slots[i]
             slot.chunks += steps
-            slot.rounds += steps
+            slot.rounds += steps if nodes > 0 else 0
             slot.decode_rounds += steps
-            slot.drafted_tokens += steps * config.gamma
+            slot.drafted_tokens += steps * nodes
             slot.last_token_s = replica.clock_s
             slot.longest_gap_s = max(slot.longest_gap_s, longest_s)
+            if following != shape and slot.left_tokens > 0:
+                slot.shape = following
+                if plan.shapes[following, NODES] == 0 and config.draft_keeps_up == 0:
+                    slot.lag_tokens = slot.emitted_tokens
             if not finished:
                 slot.emitted_tokens = 0
         replica.most_blocks = max(replica.most_blocks, replica.used_blocks)

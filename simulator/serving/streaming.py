@@ -222,7 +222,7 @@ class _Pass:
         self._rows_of = chunk.row
         self.pool = Pool(self.planned.fleets[0], self.planned.workload, longest=stream.longest)
         self.pool.arrays = self.pool.arrays._replace(
-            luck=(self._fates.rates, self._fates.row_of, *self.pool.arrays.luck[2:])
+            luck=self.pool.arrays.luck._replace(rates=self._fates.rates, row_of=self._fates.row_of)
         )
         self.outcomes = Outcomes(total)
         self._rows = None if rows is None else _InOrder(rows, variant.name)

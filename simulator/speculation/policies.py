@@ -24,8 +24,7 @@ from pydantic import model_validator
 
 from simulator.errors import InputError
 from simulator.records import Record
-from simulator.speculation.acceptance import MAX_GAMMA
-from simulator.speculation.shape import PLAIN, DraftShape
+from simulator.speculation.shape import MAX_GAMMA, PLAIN, DraftShape
 
 IntArray = NDArray[np.int64]
 Kind = Literal["fixed", "off-above", "table", "goodput", "per-request", "oracle"]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from simulator.errors import InputError
 
+MAX_GAMMA = 64
+"""Longest chain anyone drafts; guards tables against typing errors."""
 MAX_NODES = 512
 """Largest tree anyone verifies; guards tables against typing errors."""
 

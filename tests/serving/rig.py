@@ -85,7 +85,7 @@ def run(
     n = len(work.requests)
     if recorded:
         rates, row_of = RecordedAcceptance.of(recorded).per_request(0, n, settings["gamma"])
-        one = replace(rig.step_model(n, seed=seed, **settings), acceptance=rates, row_of=row_of)
+        one = replace(rig.step_model(n, seed=seed, **settings), acceptance=rates[:, None, :], row_of=row_of)
         one = replayed(one, recorded)
     else:
         one = rig.step_model(n, seed=seed, **settings)

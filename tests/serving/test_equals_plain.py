@@ -14,6 +14,8 @@ from simulator.cost.tables import AttentionKind
 from simulator.serving import plain
 from simulator.serving.model import ROUTERS
 from simulator.serving.pool import Pool
+from simulator.speculation.policies import BY_ORACLE, BY_PAST, always, by_table, off_above
+from simulator.speculation.shape import PLAIN, DraftShape, chain
 from tests.serving.plain import rig
 from tests.serving.rig import fresh
 
@@ -45,11 +47,43 @@ def targets(draw):
 
 
 @st.composite
+def shapes(draw, *, passes):
+    """A chain or a tree, drafted in passes or looked up."""
+    depth = draw(st.sampled_from([1, 2, 4]))
+    if draw(st.booleans()):
+        return chain(depth, depth if passes else 0)
+    nodes = depth + draw(st.sampled_from([0, 1, 3, 16]))
+    each = draw(st.lists(st.sampled_from([1, 2, 17]), min_size=depth - 1, max_size=depth - 1))
+    return DraftShape(nodes, depth, (1, *each) if passes else ())
+
+
+@st.composite
+def plans(draw, *, passes):
+    """Which round is next, by batch and context, by each sequence's past, or by its future."""
+    kind = draw(st.sampled_from(["always", "always", "off-above", "table", "past", "oracle"]))
+    if kind in ("past", "oracle"):
+        depth = draw(st.sampled_from([1, 2, 4]))
+        mode = BY_PAST if kind == "past" else BY_ORACLE
+        rows = draw(st.sampled_from([[[1]], [[1], [0]], [[0], [1]]]))
+        return by_table([PLAIN, chain(depth, depth if passes else 0)], [1, 3][: len(rows)], [0], rows, mode)
+    if kind == "always":
+        return always(draw(shapes(passes=passes)))
+    if kind == "off-above":
+        return off_above(draw(shapes(passes=passes)), draw(st.integers(1, 4)))
+    found = [PLAIN, *draw(st.lists(shapes(passes=passes), min_size=1, max_size=3))]
+    batches, contexts = draw(st.sampled_from([[1], [1, 2], [1, 3, 4]])), draw(st.sampled_from([[0], [0, 11], [0, 9, 15]]))
+    choice = [[draw(st.integers(0, len(found) - 1)) for _ in contexts] for _ in batches]
+    return by_table(found, batches, contexts, choice)
+
+
+@st.composite
 def models(draw, n):
     """Settings of a step model for `n` requests."""
-    gamma = draw(st.sampled_from([0, 0, 1, 2, 4]))
+    speculates, passes = draw(st.booleans()), draw(st.booleans())
+    plan = draw(plans(passes=passes)) if speculates else always(PLAIN)
+    gamma = plan.most_nodes
     chosen = {
-        "target": draw(targets()), "gamma": gamma, "seed": draw(st.integers(0, 3)),
+        "target": draw(targets()), "plan": plan, "seed": draw(st.integers(0, 3)),
         "max_sequences": draw(st.integers(1, 6)), "max_batched_tokens": draw(st.integers(max(5, gamma + 1), 40)),
         "block_tokens": draw(st.sampled_from([1, 2, 4, 8])), "ranked": draw(st.integers(0, 1)),
         "prefix_caching": draw(st.integers(0, 1)), "prefill_first": draw(st.integers(0, 1)),
@@ -59,12 +93,15 @@ def models(draw, n):
         "queue_timeout_s": draw(st.sampled_from([np.inf, np.inf, 4.0, 9.5])),
     }  # fmt: skip
     # Room for the longest request alone and little more, so that blocks run out.
-    chosen["total_blocks"] = -(-50 // chosen["block_tokens"]) + draw(st.integers(0, 8))
+    chosen["total_blocks"] = -(-(46 + gamma) // chosen["block_tokens"]) + draw(st.integers(0, 8))
     chosen["watermark_blocks"] = draw(st.integers(0, 2))
     if draw(st.booleans()):
         chosen |= {"swap_blocks": draw(st.integers(0, 20)), "swap_s_per_token": 0.03125}
     if gamma:
-        rates = draw(st.lists(st.floats(0, 1), min_size=gamma, max_size=gamma))
+        columns = np.cumsum([0, *(shape.depth for shape in plan.shapes[:-1])]).tolist()
+        chosen["columns"] = draw(st.sampled_from([None, columns]))
+        depths = max(1, columns[-1] + plan.shapes[-1].depth)
+        rates = draw(st.lists(st.floats(0, 1), min_size=depths, max_size=depths))
         chosen |= {
             "rates": rates,
             "draft_first": draw(st.integers(0, 1)),
@@ -72,8 +109,18 @@ def models(draw, n):
             "draft_padded": draw(st.integers(0, 1)),
         }
         chosen |= {"host_draft_pass_s": 0.125, "host_speculative_round_s": 0.375, "host_ngram_per_sequence_s": 0.03125}
-        if draw(st.booleans()):
+        if passes:
             chosen["draft"] = rig.tables(0.25, 0.001, decode_rates=RATES, prefill_rates=RATES)
+            chosen |= {
+                "draft_reads": draw(st.sampled_from([1, 1, 0])),
+                "draft_keeps_up": draw(st.integers(0, 1)),
+                "draft_share": draw(st.sampled_from([1.0, 1.0, 0.5])),
+            }
+        if draw(st.booleans()):
+            chosen |= {
+                "states": [(0.25, 0.5, True), (0.5, 1.0, True), (0.25, 2.0, draw(st.booleans()))],
+                "stretch_renewal": draw(st.sampled_from([0.05, 0.3, 1.0])),
+            }
         chosen["match_probability"] = draw(st.sampled_from([1.0, 1.0, 0.6]))
     if draw(st.integers(0, 5)) == 0:
         chosen |= {"window_tokens": 6, "windowed_share": 0.5, "prefix_caching": 0}

@@ -121,7 +121,7 @@ def test_rates_go_with_their_requests():
     # Every draft of request 2 is accepted, none of the others': it needs a quarter of the rounds, wherever it lies.
     rates = np.array([[0.0] * 3, [0.0] * 3, [1.0] * 3])
     work = rig.workload([0.0, 0.5, 100.0], [4] * 3, [9] * 3)
-    one = replace(rig.step_model(3, gamma=3), acceptance=rates, row_of=np.arange(3))
+    one = replace(rig.step_model(3, gamma=3), acceptance=rates[:, None, :], row_of=np.arange(3))
     fleet = model.Fleet([one], np.zeros(1, dtype=np.int64))
     records, _ = streamed(fleet, work, [2])
     assert records["decode_rounds"].tolist() == [8, 8, 2]

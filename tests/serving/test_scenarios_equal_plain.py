@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simulator import load_scenario, simulate
-from simulator.serving import plain
+from simulator.serving import plain, state
 from simulator.serving.pool import Pool
 from tests.serving import kept, rig
 
@@ -41,7 +41,7 @@ def test_with_few_blocks_too_and_all_invariants_hold(variants):
         model = fleet.models[0]
         config = model.config.copy()
         asked = workload.requests
-        longest = int((asked["prompt_tokens"] + asked["output_tokens"]).max() + config[0].gamma + 1)
+        longest = int((asked["prompt_tokens"] + asked["output_tokens"]).max() + model.plan.shapes[:, state.NODES].max() + 1)
         config[0].total_blocks = LONGEST_AT_ONCE * -(-longest // config[0].block_tokens)
         # So that everybody is there at once.
         crowd = rig.fresh(workload)

@@ -1,4 +1,4 @@
-"""How many drafts a sequence verifies, and how many the target keeps: drawn by counter, or as recorded.
+"""How much a sequence drafts, and how many of the drafts the target keeps: drawn by counter, or as recorded.
 
 The fate of a request depends on the request alone, never on who else is in the batch.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.randomness import uniform
+from simulator.serving.luck import RENEWS, STATE
 from simulator.serving.model import StepModel
 from simulator.serving.plain.sequence import Sequence
-from simulator.serving.state import NO_DRAFTER
+from simulator.serving.state import COLUMN, DEPTH, NO_DRAFTER, NODES
+from simulator.speculation.shape import MAX_GAMMA
+from simulator.speculation.policies import BY_ORACLE, BY_PAST
 
 
 class Luck:
@@ -19,33 +22,76 @@ class Luck:
     def __init__(self, model: StepModel, settings: Any):
         self.model, self.settings = model, settings
 
-    def drafts(self, sequence: Sequence) -> int:
-        """Drafts that a sequence past its prompt verifies in its next round."""
+    def shape_for(self, contexts: list[int]) -> int:
+        """The plan's shape for a round of sequences that hold so many tokens each."""
+        plan = self.model.plan
+        sequences = max(1, len(contexts))
+        mean = sum(contexts) / sequences
+        row = max(i for i, batch in enumerate(plan.batches) if batch <= sequences)
+        column = max(i for i, context in enumerate(plan.contexts) if context <= mean)
+        return int(plan.choice[row, column])
+
+    def drafts(self, sequence: Sequence, position: int, left_tokens: int) -> tuple[int, int]:
+        """(drafts verified, those that can be accepted) in the round at output `position` with so much of the answer left."""
         settings = self.settings
         if settings.drafter == NO_DRAFTER:
-            return 0
+            return 0, 0
+        nodes, depth = (int(n) for n in self.model.plan.shapes[sequence.shape, [NODES, DEPTH]])
         if settings.replays:
-            return min(int(settings.gamma), int(self._recorded(sequence).drafted))
-        if settings.match_probability < 1.0:
-            drawn = uniform(settings.seed, sequence.index, sequence.generated_tokens, 0)
-            if drawn >= settings.match_probability:
-                return 0
-        return int(settings.gamma)
+            recorded = int(self._recorded(sequence).drafted)
+            nodes, depth = min(nodes, recorded), min(depth, recorded)
+        elif not self._proposes(sequence, position):
+            return 0, 0
+        if settings.policy == BY_PAST:
+            depth = nodes = min(depth, sequence.own_gamma)
+        elif settings.policy == BY_ORACLE:
+            depth = nodes = min(self.accepted(sequence, position, depth), left_tokens - 1)
+        return nodes, depth
 
-    def accepted(self, sequence: Sequence) -> int:
-        """How many of the drafts in this round the target keeps: the first one refused ends it."""
+    def accepted(self, sequence: Sequence, position: int, depth: int) -> int:
+        """How many of up to `depth` drafts after output `position` the target keeps: the first one refused ends it."""
         if self.settings.replays:
             # Of fewer drafts the target keeps those it kept of more: they are the first ones.
-            return min(sequence.drafts, int(self._recorded(sequence).accepted))
-        rates = self.model.acceptance[self.model.row_of[sequence.index]]
-        for depth in range(sequence.drafts):
-            drawn = uniform(self.settings.seed, sequence.index, sequence.generated_tokens, depth + 1)
-            if drawn >= rates[depth]:
-                return depth
-        return sequence.drafts
+            return min(depth, int(self._recorded(sequence).accepted))
+        state = self._stretch(sequence, position)
+        rates = self.model.acceptance[self.model.row_of[sequence.index], state]
+        column = int(self.model.plan.shapes[sequence.shape, COLUMN])
+        for place in range(depth):
+            drawn = uniform(self.settings.seed, sequence.index, position, place + 1)
+            if drawn >= rates[column + place]:
+                return place
+        return depth
+
+    def learn(self, sequence: Sequence, kept: int) -> None:
+        """What a round of `sequence.depth` drafts suggests for the next one."""
+        grown, fewer = min(sequence.depth + 2, MAX_GAMMA), max(sequence.depth - 1, 1)
+        sequence.own_gamma = grown if kept == sequence.depth else fewer
+
+    def _proposes(self, sequence: Sequence, position: int) -> bool:
+        if not self.model.proposes[self._stretch(sequence, position)]:
+            return False
+        settings = self.settings
+        if settings.match_probability >= 1.0:
+            return True
+        drawn = uniform(settings.seed, sequence.index, position, 0)
+        return bool(drawn < settings.match_probability)
+
+    def _stretch(self, sequence: Sequence, position: int) -> int:
+        """State of the stretch of text in which output `position` lies: the last position that began one drew it."""
+        bounds = self.model.stretch_bounds
+        if len(bounds) == 1:
+            return 0
+        seed = self.settings.seed
+        begin = position
+        while begin > 0 and uniform(seed, sequence.index, begin, RENEWS) >= self.settings.stretch_renewal:
+            begin -= 1
+        drawn = uniform(seed, sequence.index, begin, STATE)
+        return next((s for s, bound in enumerate(bounds) if drawn < bound), len(bounds) - 1)
 
     def _recorded(self, sequence: Sequence) -> Any:
         # After the last recorded round the first comes again.
         row = self.model.row_of[sequence.index]
         first, end = int(self.model.first_round[row]), int(self.model.first_round[row + 1])
         return self.model.rounds[first + sequence.decode_rounds % (end - first)]
+
+

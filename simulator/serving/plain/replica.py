@@ -22,6 +22,7 @@ from simulator.serving.plain.schedule import Schedule
 from simulator.serving.plain.sequence import Sequence
 from simulator.serving.plain.series import Step
 from simulator.serving.plain.timing import PassTimer, Spent
+from simulator.speculation.policies import BY_TABLE
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Replica:
         self.number = number
         self.luck = Luck(model, self.settings)
         self.timer = PassTimer(model.target)
-        self.drafter = Drafter(PassTimer(model.draft), self.settings)
+        self.drafter = Drafter(PassTimer(model.draft), self.luck, model.plan, self.settings)
         self.pool = BlockPool(self.settings.total_blocks)
         self.line = Line(self.settings)
         self.running: list[Sequence] = []
@@ -88,6 +89,11 @@ class Replica:
     def idle(self) -> bool:
         """Whether nobody waits or runs."""
         return not self.line.waiting and not self.running
+
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether drafts are made at the end of a step, for the next one."""
+        return bool(self.settings.drafter == state.MODEL_DRAFTER and not self.settings.draft_first)
 
     def next_boundary_s(self) -> float:
         """When it looks for work again; infinity where it has no request."""
@@ -244,7 +250,8 @@ class Replica:
             return
         kept = 0
         if sequence.drafts > 0:
-            kept = self.luck.accepted(sequence)
+            kept = self.luck.accepted(sequence, sequence.generated_tokens, sequence.depth)
+            self.luck.learn(sequence, kept)
             sequence.kept_drafts = min(kept, sequence.left_tokens)
             sequence.rounds += 1
             sequence.drafted_tokens += sequence.drafts
@@ -262,9 +269,8 @@ class Replica:
         prompts = len(decoding) < len(batch)
         rounds = sum(s.drafts > 0 for s in decoding)
         padded = bool(settings.padded) and rounds > 0
-        work = [
-            (settings.gamma + 1 if padded and not s.inside_prompt else s.step_tokens, s.computed_tokens) for s in batch
-        ]
+        widest = max((self._widest(s) for s in decoding), default=1)
+        work = [(widest if padded and not s.inside_prompt else s.step_tokens, s.computed_tokens) for s in batch]
         tokens = sum(new for new, _ in work)
         rows = sum(
             new if not s.inside_prompt else int(s.computed_tokens + new == s.goal_tokens)
@@ -299,6 +305,12 @@ class Replica:
         counters.host_s += seconds - gpu_s
         counters.swap_s += swap_s
         return seconds
+
+    def _widest(self, sequence: Sequence) -> int:
+        """Tokens of a sequence's round when it drafts all that its shape has; under a policy of its own, those it has."""
+        if self.settings.policy == BY_TABLE and self.settings.drafter != state.NO_DRAFTER:
+            return 1 + int(self.luck.model.plan.shapes[sequence.shape, state.NODES])
+        return sequence.step_tokens
 
     def _emit(self, sequence: Sequence) -> None:
         """The step has ended: tokens reach their user, and who has its whole answer leaves."""

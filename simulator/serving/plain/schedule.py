@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from simulator.serving.plain.blocks import blocks_for
 from simulator.serving.plain.sequence import Sequence
 from simulator.serving.state import ADMITTED, PREEMPTED_, RUNNING
+from simulator.speculation.shape import MAX_GAMMA
 
 if TYPE_CHECKING:
     from simulator.serving.plain.replica import Replica
@@ -28,7 +29,7 @@ class Schedule:
     def decide(self) -> None:
         """Gives every running sequence its tokens of the step, maybe none, after preemption and admission."""
         for sequence in self.replica.running:
-            sequence.step_tokens = sequence.drafts = sequence.emitted_tokens = 0
+            sequence.step_tokens = sequence.drafts = sequence.depth = sequence.emitted_tokens = 0
         prompts_first = bool(self.replica.settings.prefill_first)
         if not prompts_first:
             self.decode()
@@ -40,16 +41,23 @@ class Schedule:
 
     def decode(self) -> None:
         """a: a token and its drafts for every sequence past its prompt, or a pause where the budget does not reach."""
-        for sequence in list(self.replica.running):
-            if sequence not in self.replica.running:  # preempted by one before it, as all after it were
+        replica = self.replica
+        if not replica.drafts_ahead:
+            deciding = [s for s in replica.running if not s.inside_prompt and not s.held]
+            shape = replica.luck.shape_for([s.computed_tokens for s in deciding])
+            for sequence in deciding:
+                sequence.shape = shape
+        for sequence in list(replica.running):
+            if sequence not in replica.running:  # preempted by one before it, as all after it were
                 break
             if sequence.inside_prompt or sequence.held:
                 continue
-            drafts = self.replica.luck.drafts(sequence)
+            drafts, depth = replica.luck.drafts(sequence, sequence.generated_tokens, sequence.left_tokens)
             if 1 + drafts > self.budget:
                 continue
             if self.has_room(sequence, 1 + drafts):
                 self.give(sequence, 1 + drafts, drafts)
+                sequence.depth = depth
 
     def go_on_with_prompts(self) -> None:
         """b: the next chunk of every prompt that has begun."""
@@ -92,6 +100,9 @@ class Schedule:
         replica = self.replica
         sequence.status = RUNNING
         sequence.goal_tokens, sequence.computed_tokens = goal_tokens, computed_tokens
+        sequence.shape, sequence.own_gamma = 0, MAX_GAMMA
+        if not sequence.swapped_tokens:
+            sequence.lag_tokens = 0  # what is found was read when it was made, by whoever made it
         if sequence.swapped_tokens:
             replica.swapped_blocks -= blocks_for(replica.settings, sequence.swapped_tokens)
             self.swapped_tokens += sequence.swapped_tokens

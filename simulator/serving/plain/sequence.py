@@ -6,6 +6,7 @@ from typing import Any
 
 from simulator.serving import state
 from simulator.serving.plain.blocks import Key
+from simulator.speculation.shape import MAX_GAMMA
 
 
 class Sequence:
@@ -66,6 +67,14 @@ class Sequence:
         """Tokens of the present step, 0: it has no part in it."""
         self.drafts = 0
         """Drafts among them."""
+        self.shape = 0
+        """Which of the plan's shapes its next round has."""
+        self.depth = 0
+        """Drafts of the present round that can be accepted."""
+        self.own_gamma = MAX_GAMMA
+        """Drafts that its own past suggests."""
+        self.lag_tokens = 0
+        """Tokens with KV that its drafter has not read."""
         self.kept_drafts = 0
         """Those of them that the target keeps and the answer needs."""
         self.emitted_tokens = 0

@@ -63,11 +63,18 @@ class PassTimer:
         """Seconds of everything but attention; with a pipeline, of its largest micro-batch."""
         parts = self.micro_batches(sequences)
         share = parts / self.tables.pipeline
-        linear = self.tables.linear[int(prompts)][:, -(-tokens // parts)]
+        linear = self.tables.linear[int(prompts)]
+        at_once = linear.shape[1] - 1
+        tokens, seconds = -(-tokens // parts), 0.0
+        while tokens > at_once:  # a drafter that has much to read reads it in pieces
+            spent.hbm_bytes += share * float(linear[BYTES, at_once])
+            spent.flop += share * float(linear[FLOP, at_once])
+            seconds += float(linear[SECONDS, at_once])
+            tokens -= at_once
         head = self.tables.head[:, -(-rows // parts)]
-        spent.hbm_bytes += share * (float(linear[BYTES]) + float(head[BYTES]))
-        spent.flop += share * (float(linear[FLOP]) + float(head[FLOP]))
-        return float(linear[SECONDS]) + float(head[SECONDS])
+        spent.hbm_bytes += share * (float(linear[BYTES, tokens]) + float(head[BYTES]))
+        spent.flop += share * (float(linear[FLOP, tokens]) + float(head[FLOP]))
+        return seconds + (float(linear[SECONDS, tokens]) + float(head[SECONDS]))
 
     def extra_host_s(self, sequences: int, tokens: int, *, prompts: bool) -> float:
         """Launch gaps of a step that no captured graph covers, s."""
@@ -122,6 +129,30 @@ class PassTimer:
             pairs = q * context + sequences * q * (0.5 * (q + 1.0))
             spent.hbm_bytes += share * kind.layers * kv_tokens * kind.kv_bytes_per_token
             spent.flop += share * kind.layers * pairs * kind.decode_flop_per_pair
+        return seconds
+
+    def equal_s(self, new: int, cached: Sequence[float], sequences: int, ahead: float, spent: Spent) -> float:
+        """As `alike_s`, for any number of new tokens; where that has no knots, from the sums over the batch."""
+        if new == 1 or (new <= DECODE_QUERY_LIMIT and not self.has_window):
+            return self.alike_s(new, cached, sequences, ahead, spent)
+        seconds = 0.0
+        parts = float(self.micro_batches(sequences))
+        share = 1.0 / self.tables.pipeline
+        q, n = float(new), float(sequences)
+        for kind, tokens in zip(self.tables.kinds, cached, strict=True):
+            context = tokens + (0.0 if math.isfinite(kind.window_tokens) else ahead)
+            kv_tokens, pairs = context + n * q, q * context + n * q * (0.5 * (q + 1.0))
+            kernels = Kernels([], math.inf)
+            if new <= DECODE_QUERY_LIMIT:
+                kernels.sequences, kernels.tokens, kernels.kv_tokens, kernels.pairs = n, n * q, kv_tokens, pairs
+                flop = pairs * kind.decode_flop_per_pair
+            else:
+                kernels.prompts, kernels.prompt_tokens = n, n * q
+                kernels.prompt_kv_tokens, kernels.prompt_pairs = kv_tokens, pairs
+                flop = pairs * kind.prefill_flop_per_pair
+            seconds += kind.layers * self._one_layer_s(kind, kernels, parts)
+            spent.hbm_bytes += share * kind.layers * kv_tokens * kind.kv_bytes_per_token
+            spent.flop += share * kind.layers * flop
         return seconds
 
     def _knot_s(self, sequences: int, new: int, place: int) -> float:

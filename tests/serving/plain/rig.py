@@ -9,6 +9,8 @@ import numpy as np
 from simulator.cost.roofline import AttentionRates
 from simulator.cost.tables import AttentionKind, FastTables
 from simulator.serving import model, plain, state
+from simulator.speculation.policies import always
+from simulator.speculation.shape import chain
 
 MOST_TOKENS = 4096
 
@@ -41,6 +43,7 @@ def config(**settings):
     plenty = {
         "max_sequences": 8, "max_batched_tokens": 512, "queue_timeout_s": np.inf, "block_tokens": 4, "total_blocks": 1000,
         "prefix_caching": 1, "prompts_per_pass": 1_000, "prefill_chunk_tokens": 1_000_000, "match_probability": 1.0,
+        "draft_reads": 1, "draft_share": 1.0,
     }  # fmt: skip
     for name, value in {**plenty, **settings}.items():
         row[0][name] = value
@@ -101,16 +104,25 @@ def workload(
     )  # fmt: skip
 
 
-def step_model(n, *, target=None, draft=None, rates=None, recorded=None, **settings) -> model.StepModel:
-    """A model of `n` requests: conditional acceptance `rates` (one row, or one per request), or `recorded` rounds of
-    (drafted, accepted) per request."""
+def step_model(
+    n, *, target=None, draft=None, gamma=0, plan=None, columns=None, rates=None, states=None, recorded=None, **settings
+) -> model.StepModel:
+    """A model of `n` requests: γ drafts, or those of a `plan` (all its shapes with the rates from column 0 on, unless `columns` says
+    otherwise), conditional acceptance `rates` (one row, or one per request), maybe in `states` of a stretch, which is a list of (share, factor
+    on the rates, whether anything is proposed), or `recorded` rounds of (drafted, accepted) per request."""
     row = config(**settings)
-    gamma = int(row[0].gamma)
+    plan = plan or always(chain(gamma, gamma if draft else 0))
+    gamma = plan.most_nodes
     if gamma and "drafter" not in settings:
         row[0].drafter = state.MODEL_DRAFTER if draft else state.NGRAM_DRAFTER
+    row[0].policy = plan.mode
+    columns = columns or [0] * len(plan.shapes)
     acceptance = np.ones((1, max(1, gamma))) if rates is None else np.atleast_2d(np.asarray(rates, float))
-    missing = max(0, gamma - acceptance.shape[1])
-    acceptance = np.ascontiguousarray(np.pad(acceptance, ((0, 0), (0, missing)), mode="edge"))
+    missing = max(0, max(s.depth + c for s, c in zip(plan.shapes, columns, strict=True)) - acceptance.shape[1])
+    acceptance = np.pad(acceptance, ((0, 0), (0, missing)), mode="edge")[:, None, :]
+    states = states or [(1.0, 1.0, True)]
+    shares, factors, proposes = (np.array(values, float) for values in zip(*states, strict=True))
+    acceptance = np.ascontiguousarray(np.minimum(1.0, acceptance * factors[None, :, None]))
     target = target or tables()
     more = {}
     rows = len(acceptance)
@@ -120,7 +132,10 @@ def step_model(n, *, target=None, draft=None, rates=None, recorded=None, **setti
         rounds = state.records(state.RECORDED, sum(map(len, recorded)))
         rounds["drafted"], rounds["accepted"] = np.array([r for rows in recorded for r in rows]).T
         more = {"first_round": np.cumsum([0, *map(len, recorded)]), "rounds": rounds}
-    return model.StepModel(row, target, draft or target, acceptance, np.arange(n, dtype=np.int64) % rows, **more)
+    return model.StepModel(
+        row, target, draft or target, model.plan_tables(plan, columns), acceptance, np.arange(n, dtype=np.int64) % rows,
+        stretch_bounds=np.cumsum(shares), proposes=proposes.astype(np.int64), **more,
+    )  # fmt: skip
 
 
 def fleet(n, *, replicas=1, router="least-outstanding", slack=4, seed=0, **model_settings) -> model.Fleet:
