@@ -17,6 +17,7 @@ from simulator.experts import ExpertPlacement
 from simulator.hardware import Gpu, Link, load_gpu, load_link
 from simulator.memory import Concurrency, MemoryBudget, concurrency, require_fit
 from simulator.quantization import Quantization
+from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import Drafter, check_pair, load_drafter
 
 __all__ = ["Deployment", "EngineChoice", "deploy"]
@@ -39,8 +40,8 @@ class Deployment:
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica."""
-        return self.target.gpus
+        """GPUs of one replica, those that only draft included."""
+        return self.target.gpus + (self.drafter.draft_gpus if self.drafter else 0)
 
     @property
     def host_link(self) -> Link:
@@ -129,9 +130,6 @@ def deploy(
     cost = None
     if drafter is not None:
         check_pair(decoder, drafter)
-        if drafter.decoder is not None:
-            cost = ForwardCost(
-                drafter.decoder, device, tp=drafter.tensor_parallel(tp), quantization=drafter.quantization,
-                link=wire, efficiency=target.efficiency, back_to_back=True,
-            )  # fmt: skip
+        if not drafter.looks_up:
+            cost = DraftCost(drafter, target)
     return Deployment(target, engine, drafter, cost)
