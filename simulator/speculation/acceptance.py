@@ -39,7 +39,8 @@ _POPULATION = (np.arange(2000) + 0.5) / 2000
 
 
 class AcceptanceConfig(Record):
-    """What a user knows about a drafter's acceptance; exactly one of `alpha`, `conditional`, `marginal`, `replay`."""
+    """What a user knows about a drafter's acceptance; exactly one of `alpha`, `conditional`, `marginal`, `length`, `rate`,
+    `replay`."""
 
     alpha: float | None = None
     """Conditional acceptance rate, the same at every depth."""
@@ -47,6 +48,13 @@ class AcceptanceConfig(Record):
     """Conditional rate by depth; beyond its end the last entry holds."""
     marginal: tuple[float, ...] | None = None
     """Accepted / drafted by position, as engines log it; falls with depth by definition."""
+    length: float | None = None
+    """One number only: mean tokens per verification, the target's own included, of rounds with `at_gamma` drafts."""
+    rate: float | None = None
+    """One number only: the marginal rate that engines log over all positions, accepted / drafted at `at_gamma` drafts."""
+    at_gamma: int | None = None
+    """Drafts per round at which `length` or `rate` was measured, or up to which `alpha` holds: the rates by depth are then
+    those of the drafter's typical shape (`simulator.speculation.typical`)."""
     replay: Replay | None = None
     """Recorded rounds, repeated as they were: a path, or a mapping that also says which of a file's recordings."""
     request_icc: float = 0.0
@@ -78,10 +86,11 @@ class AcceptanceConfig(Record):
 
     @model_validator(mode="after")
     def _check(self) -> AcceptanceConfig:
-        given = [n for n in ("alpha", "conditional", "marginal", "replay") if getattr(self, n) is not None]
+        kinds = ("alpha", "conditional", "marginal", "length", "rate", "replay")
+        given = [n for n in kinds if getattr(self, n) is not None]
         if len(given) != 1:
-            rule = "give exactly one of alpha, conditional, marginal, replay"
-            raise InputError("acceptance", given or "(absent)", rule)
+            raise InputError("acceptance", given or "(absent)", f"give exactly one of {', '.join(kinds)}")
+        self._check_one_number()
         neutral_values = {
             "request_icc": 0.0, "stretch_icc": 0.0, "stretch_tokens": None, "match_probability": 1.0, "match_tokens": None,
         }  # fmt: skip
@@ -117,11 +126,35 @@ class AcceptanceConfig(Record):
             raise InputError("marginal", list(self.marginal), "not rise with depth (are these conditional rates?)")
         return self
 
-    def law(self, base: Path | None = None) -> Acceptance:
-        """The law these numbers describe. `base`: folder from which a recording's relative path is tried first.
+    def _check_one_number(self) -> None:
+        most = self.at_gamma
+        if most is None:
+            if self.length is not None or self.rate is not None:
+                name = "length" if self.length is not None else "rate"
+                raise InputError("at_gamma", "(absent)", f"be given with {name}: the drafts at which it was measured")
+            return
+        if not 1 <= most <= MAX_GAMMA:
+            raise InputError("at_gamma", most, f"be between 1 and {MAX_GAMMA}")
+        if self.length is None and self.rate is None and self.alpha is None:
+            raise InputError("at_gamma", most, "be given with length, rate or alpha only")
+        if self.length is not None and not 1.0 <= self.length <= most + 1.0:
+            rule = f"be between 1 and the {most + 1} tokens that {most} drafts can give"
+            raise InputError("length", self.length, rule)
+        if self.rate is not None and not 0.0 <= self.rate <= 1.0:
+            raise InputError("rate", self.rate, "be between 0 and 1: accepted over drafted tokens")
+
+    def law(self, base: Path | None = None, kind: str | None = None) -> Acceptance:
+        """The law these numbers describe. `base`: folder from which a recording's relative path is tried first. `kind`: kind of
+        drafter, whose typical shape completes one number.
 
         Raises InputError for a recording that cannot be read.
         """
+        if self.at_gamma is not None:
+            from simulator.speculation.typical import law_from_config  # which builds on this module
+
+            laws = law_from_config(self, kind)
+            if laws is not None:
+                return laws.config.law()
         if self.replay is not None:
             return RecordedAcceptance.of(self.replay.load(base))
         if self.alpha is not None:
