@@ -85,7 +85,7 @@ class TypicalLaw:
     config: AcceptanceConfig
     """The typical one: the mean of the public lists' log-odds."""
     low: AcceptanceConfig
-    """That with least acceptance at depths beyond the number's γ, hence most before it."""
+    """That with least acceptance at depths beyond the number's γ."""
     high: AcceptanceConfig
     """That with most beyond."""
     source: str

@@ -79,7 +79,6 @@ def test_the_doubt_fans_out_from_the_given_gamma(kind):
     assert spread[0] > 1e-5
     assert spread[4] > spread[3] > 1e-3
     assert laws[0].live_tokens(10) <= laws[1].live_tokens(10) <= laws[2].live_tokens(10)
-    assert laws[0].live_tokens(1) >= laws[2].live_tokens(1)
 
 
 @pytest.mark.parametrize("kind", shape_names())
