@@ -139,7 +139,9 @@ def edge_operators(decoder: Decoder, formats: Formats, tokens: FloatArray, tp: i
     if tp > 1:
         operators.append(build.all_reduce("embedding_all_reduce"))
     if decoder.extra_input_size:
-        operators.append(build.matmul("input_fc", decoder.extra_input_size, decoder.hidden_size, formats.weight_bytes))
+        operators.append(
+            build.matmul("input_fc", decoder.extra_input_size, decoder.hidden_size, formats.input_weight_bytes)
+        )
     operators.append(build.elementwise("final_norm", 4 * decoder.hidden_size))
     return operators
 

@@ -47,6 +47,35 @@ class DraftCost(ForwardCost):
         """The same passes on other efficiencies."""
         return DraftCost(self.drafter, self.target, efficiency)
 
+    def beside(self, target: ForwardCost) -> DraftCost:
+        """The same drafter beside another target. Raises InputError where they do not match."""
+        return DraftCost(self.drafter, target)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is on GPUs of its own."""
+        return self.drafter.parallel is not None
+
+    @property
+    def borrows_layers(self) -> bool:
+        """Whether it is made of the target's own weights."""
+        return self.drafter.kind in _SHARES_LAYERS
+
+    @property
+    def modules(self) -> int:
+        """Copies of its layers in memory, each with a KV cache; a pass runs one of them. More than one for MTP only."""
+        return (self.drafter.modules or self.target.decoder.mtp_modules) if self.drafter.kind == "mtp" else 1
+
+    @property
+    def own_kv_bytes_per_token(self) -> float:
+        """KV cache of its own, bytes of one token on one rank."""
+        return self.modules * self.shape.kv_bytes_per_token * self.decoder.layers if self.drafter.reads_prompts else 0.0
+
+    @property
+    def heads_bytes(self) -> float:
+        """Medusa: weights of all heads on one rank, K·(L·h² + h·V/tp) values (arXiv:2401.10774 §2.1), bytes."""
+        return sum(times * float(o.weight_bytes[0]) for times, o in self._head_operators(np.ones(1)))
+
     def intake(self, tokens: FloatArray) -> FloatArray:
         """What the first pass of a round does beside the others with the `tokens` [points] that are new to the drafter: EAGLE-3
         brings the features of three target layers to one width. Seconds, bytes, FLOP [3, points]."""
