@@ -121,6 +121,14 @@ class Decoder:
     quantization: WeightQuantization | None
     extra_input_size: int = 0
     """EAGLE heads: columns of the matrix extra_input_size → hidden_size before the layers; 0 for ordinary models."""
+    feature_size: int = 0
+    """EAGLE-3 heads: columns of the matrix feature_size → hidden_size that each token's target features pass through once."""
+    attention_input_size: int = 0
+    """EAGLE-3 heads: width of what attention reads, embedding beside feature; 0: the hidden size."""
+    draft_vocab_size: int = 0
+    """Rows of the LM head where it knows fewer tokens than the embedding; 0: as many."""
+    mtp_modules: int = 0
+    """Multi-token-prediction modules that the checkpoint carries beside the layers."""
 
     @property
     def layers(self) -> int:
@@ -140,9 +148,14 @@ class Decoder:
         return (self.vocab_size + positions) * self.hidden_size
 
     @property
+    def head_vocab_size(self) -> int:
+        """Tokens that the LM head tells apart."""
+        return self.draft_vocab_size or self.vocab_size
+
+    @property
     def head_parameters(self) -> int:
         """vocab · hidden, 0 when the head is the embedding matrix."""
-        return 0 if self.tied_head else self.vocab_size * self.hidden_size
+        return 0 if self.tied_head else self.head_vocab_size * self.hidden_size
 
     @property
     def parameters(self) -> int:
@@ -157,8 +170,11 @@ class Decoder:
     def _parameters(self, *, all_experts: bool) -> int:
         h, family = self.hidden_size, FAMILIES[self.model_type]
         attention = _attention_parameters(self.attention, h, family)
+        if self.attention_input_size:
+            a = self.attention
+            attention += (self.attention_input_size - h) * (a.heads + 2 * a.kv_heads) * a.head_dim
         total = self.embedding_parameters + self.head_parameters
-        total += self.extra_input_size * h + family.norm_vectors * h
+        total += (self.extra_input_size + self.feature_size) * h + family.norm_vectors * h
         for kind in self.layer_kinds:
             mlp = _mlp_parameters(kind.mlp, h, family, all_experts=all_experts)
             total += kind.count * (attention + mlp + family.layer_norms * family.norm_vectors * h)
@@ -203,7 +219,8 @@ def load_decoder(name: str, *, base: Path | None = None) -> Decoder:
 def parse_config(config: Mapping[str, Any], *, name: str, where: str) -> Decoder:
     """`config` (a parsed config.json) as a Decoder; `where` names the file in errors. Raises InputError.
 
-    Our own keys: ``memwall_extra_input_size`` (see Decoder.extra_input_size) and ``memwall_source`` (provenance).
+    Our own keys: ``memwall_extra_input_size``, ``memwall_feature_size`` and ``memwall_attention_input_size`` (see `Decoder`), and
+    ``memwall_source`` (provenance). ``draft_vocab_size`` is EAGLE-3's.
     """
     from simulator.config_json import decoder_from  # which builds these records, hence not at the top
 

@@ -14,6 +14,8 @@ _FOLDERS = {
     "calibration": ("hardware_profiles/calibrations", ".yaml"),
     "model": ("workloads/models", ".json"),
     "drafter": ("workloads/drafters", ".yaml"),
+    "acceptance": ("workloads/acceptance", ".yaml"),
+    "tree": ("workloads/trees", ".yaml"),
     "traffic": ("workloads/traffic", ".yaml"),
     "scenario": ("workloads/scenarios", ".yaml"),
     "experiment": ("workloads/scenarios/article", ".yaml"),

@@ -37,11 +37,12 @@ def decoder_from(config: Mapping[str, Any], *, name: str, where: str) -> Decoder
     projected = given.count("word_embed_proj_dim", default=hidden_size)
     if projected != hidden_size:
         raise given.error("word_embed_proj_dim", projected, f"equal hidden_size={hidden_size}")
+    vocab = given.count("vocab_size")
     return Decoder(
         name=name,
         model_type=model_type,
         hidden_size=hidden_size,
-        vocab_size=given.count("vocab_size"),
+        vocab_size=vocab,
         max_context_tokens=context,
         attention=attention,
         layer_kinds=tuple(LayerKind(count, window, mlp) for (window, mlp), count in kinds.items()),
@@ -50,6 +51,10 @@ def decoder_from(config: Mapping[str, Any], *, name: str, where: str) -> Decoder
         dtype=_dtype(given),
         quantization=weight_quantization(given, layers, hidden_size),
         extra_input_size=given.count("memwall_extra_input_size", default=0, at_least=0),
+        feature_size=given.count("memwall_feature_size", default=0, at_least=0),
+        attention_input_size=given.count("memwall_attention_input_size", default=0, at_least=0),
+        draft_vocab_size=given.count("draft_vocab_size", default=0, at_least=0, at_most=vocab),
+        mtp_modules=given.count("num_nextn_predict_layers", "mtp_num_hidden_layers", default=0, at_least=0),
     )
 
 

@@ -16,7 +16,9 @@ from simulator.errors import InputError
 from simulator.experts import ExpertPlacement
 from simulator.hardware import Gpu, Link, load_gpu, load_link
 from simulator.memory import Concurrency, MemoryBudget, concurrency, require_fit
+from simulator.operators import FloatArray
 from simulator.quantization import Quantization
+from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import Drafter, check_pair, load_drafter
 
 __all__ = ["Deployment", "EngineChoice", "deploy"]
@@ -39,8 +41,8 @@ class Deployment:
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica."""
-        return self.target.gpus
+        """GPUs of one replica, those that only draft included."""
+        return self.target.gpus + (self.drafter.draft_gpus if self.drafter else 0)
 
     @property
     def host_link(self) -> Link:
@@ -54,9 +56,8 @@ class Deployment:
     def fit(self, *, context_tokens: int = 1, sequences: int = 1, gamma: int = 0) -> MemoryBudget:
         """Memory of one GPU, with room for the logits of `gamma` drafts per sequence. Raises DoesNotFit."""
         return require_fit(
-            self.target, self.engine, self.draft, context_tokens=context_tokens, sequences=sequences,
-            gamma=gamma, draft_tp=self.drafter.tensor_parallel if self.drafter else None,
-        )  # fmt: skip
+            self.target, self.engine, self.draft, context_tokens=context_tokens, sequences=sequences, gamma=gamma
+        )
 
     def concurrency(self, *, context_tokens: int, gamma: int) -> Concurrency:
         """Sequences of so many tokens that the KV cache holds, without and with this drafter's `gamma` drafts."""
@@ -69,6 +70,12 @@ class Deployment:
     def draft_tables(self, max_tokens: int, max_rows: int) -> FastTables | None:
         """The drafter's passes on the same graphs; None where it has no model."""
         return _waits(self.draft.tables(max_tokens, max_rows, self._capture(self.draft))) if self.draft else None
+
+    def draft_intake(self, max_tokens: int) -> FloatArray:
+        """What the drafter's first pass of a round costs beside `draft_tables` with 0..max_tokens tokens that are new to it
+        (EAGLE-3's features): seconds, bytes, FLOP [3, tokens + 1]; zeros for every other drafter."""
+        tokens = np.arange(max_tokens + 1, dtype=float)
+        return self.draft.intake(tokens) if isinstance(self.draft, DraftCost) else np.zeros((3, len(tokens)))
 
     def _capture(self, cost: ForwardCost, per_sequence: int = 1) -> GraphCapture:
         settings = self.engine.settings
@@ -129,9 +136,6 @@ def deploy(
     cost = None
     if drafter is not None:
         check_pair(decoder, drafter)
-        if drafter.decoder is not None:
-            cost = ForwardCost(
-                drafter.decoder, device, tp=drafter.tensor_parallel(tp), quantization=drafter.quantization,
-                link=wire, efficiency=target.efficiency, back_to_back=True,
-            )  # fmt: skip
+        if not drafter.looks_up:
+            cost = DraftCost(drafter, target)
     return Deployment(target, engine, drafter, cost)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from simulator import catalog, units
@@ -16,6 +15,7 @@ from simulator.operators import (
     stored_weight_bytes,
 )
 from simulator.pipeline import PipelineStage
+from simulator.speculation.draft_cost import DraftCost
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,32 @@ def _stage_weights(cost: ForwardCost, stage: PipelineStage) -> float:
 
 
 def draft_weights_on_gpu(draft: ForwardCost, target: ForwardCost) -> float:
-    """Bytes of the drafter's own weights on one rank: an EAGLE head reads the target's embedding, and its LM head where
-    it has no smaller vocabulary (EAGLE-3 has). Borrowing needs the same shards, hence the same TP, and the same GPU: in a
-    pipeline the drafter is with the LM head, away from the embedding (vLLM: `EagleProposer.load_model`)."""
+    """Bytes that a drafter adds to one rank of its target, embedding and LM head that it borrows left out.
+
+    A feature head (EAGLE, MTP) reads the target's embedding, and its LM head where it has no smaller vocabulary (EAGLE-3 has).
+    Borrowing needs the same shards, hence the same TP, and the same GPU: in a pipeline the drafter is with the LM head, away
+    from the embedding (vLLM: `EagleProposer.load_model`). Medusa heads have an LM head each and nothing else; the target's own
+    layers cost nothing again; a drafter on GPUs of its own is not here.
+    """
+    if isinstance(draft, DraftCost):
+        if draft.apart or draft.borrows_layers:
+            return 0.0
+        if draft.heads:
+            return draft.heads_bytes
     total, head = weights_on_gpu(draft), draft.decoder
-    if not head.extra_input_size or draft.tp != target.tp:
+    if not (head.extra_input_size or head.feature_size) or draft.tp != target.tp:
         return total
-    if target.pp == 1:
-        total -= embedding_weight_bytes(head, draft.formats, draft.tp)
-    if head.vocab_size == target.decoder.vocab_size:
-        total -= head_weight_bytes(head, draft.formats, draft.tp)
-    return total
+    edges = embedding_weight_bytes(head, draft.formats, draft.tp), head_weight_bytes(head, draft.formats, draft.tp)
+    modules = draft.modules if isinstance(draft, DraftCost) else 1
+    total = modules * (total - sum(edges)) + (edges[0] if target.pp > 1 else 0.0)
+    return total + (edges[1] if head.head_vocab_size != target.decoder.vocab_size else 0.0)
 
 
 def kv_bytes_per_token(cost: ForwardCost) -> float:
-    """KV bytes of one token on one rank, all layers; of a pipeline, in the stage with the most layers."""
+    """KV bytes of one token on one rank, all layers; of a pipeline, in the stage with the most layers; of a drafter, those of a
+    cache of its own."""
+    if isinstance(cost, DraftCost):
+        return cost.own_kv_bytes_per_token
     return cost.shape.kv_bytes_per_token * max(stage.layers for stage in cost.stages)
 
 
@@ -132,12 +143,16 @@ def activation_bytes(cost: ForwardCost, tokens: int, rows: int) -> float:
 def budget(target: ForwardCost, engine: Engine, draft: ForwardCost | None = None, gamma: int = 0) -> MemoryBudget:
     """The budget of one GPU that verifies up to `gamma` drafts at once; it may be negative, see `require_fit`.
 
-    Of a pipeline, that of the stage whose cache is full first: all stages hold the same tokens.
+    Of a pipeline, that of the stage whose cache is full first: all stages hold the same tokens. So does a drafter on GPUs of its
+    own.
     """
     settings = engine.settings
     if not 0.0 < settings.memory_utilization <= 1.0:
         raise InputError("memory_utilization", settings.memory_utilization, "be above 0 and at most 1")
-    found = [_stage_budget(target, engine, draft, gamma, stage) for stage in target.stages]
+    apart = isinstance(draft, DraftCost) and draft.apart
+    found = [_stage_budget(target, engine, None if apart else draft, gamma, stage) for stage in target.stages]
+    if draft is not None and apart:  # its GPUs hold the same sequences
+        found += [_stage_budget(draft, engine, None, 0, stage) for stage in draft.stages]
     return min(found, key=lambda b: b.kv_bytes / b.kv_bytes_per_token)
 
 
@@ -147,9 +162,10 @@ def _stage_budget(
     settings, drafting = engine.settings, draft if stage.last else None  # the drafter reads what the LM head reads
     rows = min(settings.max_batched_tokens, settings.max_sequences * (gamma + 1)) if stage.last else 0
     draft_kv = kv_bytes_per_token(drafting) if drafting else 0.0
+    caching = drafting if draft_kv else None  # drafting in the target's own cache changes nothing about it
     per_token = target.shape.kv_bytes_per_token * stage.layers + draft_kv
-    served = [(target, stage), *((drafting, s) for s in (drafting.stages if drafting else ()))]
-    window = min(_windows(target) or (_windows(drafting) if drafting else []), default=0)
+    served = [(target, stage), *((caching, s) for s in (caching.stages if caching else ()))]
+    window = min(_windows(target) or (_windows(caching) if caching else []), default=0)
     windowed = sum(windowed_kv_bytes(cost, s, window) for cost, s in served if cost)
     weights, draft_weights = _stage_weights(target, stage), draft_weights_on_gpu(drafting, target) if drafting else 0.0
     activations, hbm = activation_bytes(target, settings.max_batched_tokens, rows), target.gpu.hbm_bytes
@@ -205,12 +221,8 @@ def require_fit(
     context_tokens: int = 1,
     sequences: int = 1,
     gamma: int = 0,
-    draft_tp: Callable[[int], int] | None = None,
 ) -> MemoryBudget:
-    """The budget, or DoesNotFit with the missing bytes and the nearest TP or GPU that would do.
-
-    `draft_tp` tells how many GPUs share the drafter where the target has so many; left out, it stays on as many as now.
-    """
+    """The budget, or DoesNotFit with the missing bytes and the nearest TP or GPU that would do."""
     found = budget(target, engine, draft, gamma)
     needed = sequences * context_tokens * found.kv_bytes_per_token
     missing = needed - found.kv_bytes
@@ -223,7 +235,7 @@ def require_fit(
         f"({units.show(found.weight_bytes + found.draft_weight_bytes, 'bytes')} of it weights, "
         f"{units.show(needed, 'bytes')} KV cache for {sequences} x {context_tokens} tokens), which is "
         f"{units.show(missing, 'bytes')} more than the {units.show(found.usable_bytes, 'bytes')} the engine may use; "
-        + _what_would_fit(target, engine, draft, context_tokens, sequences, gamma, draft_tp)
+        + _what_would_fit(target, engine, draft, context_tokens, sequences, gamma)
     )
 
 
@@ -234,7 +246,6 @@ def _what_would_fit(
     context: int,
     sequences: int,
     gamma: int,
-    draft_tp: Callable[[int], int] | None,
 ) -> str:
     def fits(gpu_name: str, tp: int, pp: int = target.pp) -> bool:
         gpu = load_gpu(gpu_name) if gpu_name != target.gpu.name else target.gpu
@@ -242,10 +253,11 @@ def _what_would_fit(
         experts = replace(target.experts, ep=tp) if target.experts.ep == target.tp > 1 else target.experts
         try:
             moved = ForwardCost(target.decoder, gpu, tp=tp, pp=pp, experts=experts, quantization=target.quantization)
-            helper = None
-            if draft:
-                sharing = draft_tp(tp) if draft_tp else draft.tp
-                helper = ForwardCost(draft.decoder, gpu, tp=sharing, quantization=draft.quantization)
+            helper = draft
+            if isinstance(draft, DraftCost):
+                helper = draft.beside(moved)
+            elif draft:
+                helper = ForwardCost(draft.decoder, gpu, tp=draft.tp, quantization=draft.quantization)
             found = budget(moved, engine, helper, gamma)
         except InputError:
             return False

@@ -38,10 +38,12 @@ __all__ = [
     "check_tensor_parallel",
     "edge_operators",
     "embedding_weight_bytes",
+    "feature_operators",
     "head_operators",
     "head_weight_bytes",
     "kv_tokens_read",
     "layer_operators",
+    "medusa_operators",
     "send_operators",
     "stored_weight_bytes",
 ]
@@ -111,7 +113,7 @@ def layer_operators(
         kv_columns = max(1, a.kv_heads // tp) * a.head_dim
         columns = a.heads // tp * a.head_dim + 2 * kv_columns
         operators += [
-            build.matmul("qkv_proj", h, columns, formats.attention_weight_bytes),
+            build.matmul("qkv_proj", decoder.attention_input_size or h, columns, formats.attention_weight_bytes),
             # Queries and keys in and out; writing K and V to the cache is timed with the attention kernel.
             build.elementwise("rotary", 2 * (columns - kv_columns)),
             build.matmul("o_proj", a.heads // tp * a.head_dim, h, formats.attention_weight_bytes),
@@ -137,9 +139,27 @@ def edge_operators(decoder: Decoder, formats: Formats, tokens: FloatArray, tp: i
     if tp > 1:
         operators.append(build.all_reduce("embedding_all_reduce"))
     if decoder.extra_input_size:
-        operators.append(build.matmul("input_fc", decoder.extra_input_size, decoder.hidden_size, formats.weight_bytes))
+        operators.append(
+            build.matmul("input_fc", decoder.extra_input_size, decoder.hidden_size, formats.input_weight_bytes)
+        )
     operators.append(build.elementwise("final_norm", 4 * decoder.hidden_size))
     return operators
+
+
+def feature_operators(decoder: Decoder, formats: Formats, tokens: FloatArray) -> list[Operator]:
+    """EAGLE-3: the matrix that brings the features of several target layers to one hidden width, once per token of the target
+    (arXiv:2503.01840 §3.1); none for other models. Every rank has all of it."""
+    if not decoder.feature_size:
+        return []
+    build = _Builder(decoder.hidden_size, formats, tokens)
+    return [build.matmul("feature_fc", decoder.feature_size, decoder.hidden_size, formats.weight_bytes)]
+
+
+def medusa_operators(decoder: Decoder, formats: Formats, rows: FloatArray) -> list[Operator]:
+    """One residual block of a Medusa head on `rows` hidden states: x + SiLU(W·x), W of hidden × hidden (arXiv:2401.10774
+    eq. 1). Every rank has all of it (vLLM: `ResidualBlock`)."""
+    build, h = _Builder(decoder.hidden_size, formats, rows), decoder.hidden_size
+    return [build.matmul("medusa_block", h, h, formats.model_bytes), build.elementwise("medusa_skip", 3 * h)]
 
 
 def send_operators(decoder: Decoder, formats: Formats, tokens: FloatArray, tp: int) -> list[Operator]:
@@ -162,12 +182,12 @@ def head_operators(decoder: Decoder, formats: Formats, tp: int, rows: FloatArray
     The vocabulary is split over the ranks; its logits are gathered, for every rank samples from all of them.
     """
     build = _Builder(decoder.hidden_size, formats, rows)
-    columns = -(-decoder.vocab_size // tp)
+    columns = -(-decoder.head_vocab_size // tp)
     operators = [build.matmul("lm_head", decoder.hidden_size, columns, formats.head_bytes, dtype_of="head")]
     if tp > 1:
-        operators.append(build.all_gather("logits_all_gather", decoder.vocab_size))
+        operators.append(build.all_gather("logits_all_gather", decoder.head_vocab_size))
     # Logits are read once more by the sampler, in fp32.
-    return [*operators, build.elementwise("sampler", 2 * decoder.vocab_size * 4 / formats.model_bytes)]
+    return [*operators, build.elementwise("sampler", 2 * decoder.head_vocab_size * 4 / formats.model_bytes)]
 
 
 def embedding_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
@@ -184,7 +204,7 @@ def head_weight_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
 
 
 def _head_matrix_bytes(decoder: Decoder, formats: Formats, tp: int) -> float:
-    return -(-decoder.vocab_size // tp) * decoder.hidden_size * formats.head_bytes
+    return -(-decoder.head_vocab_size // tp) * decoder.hidden_size * formats.head_bytes
 
 
 def stored_weight_bytes(
@@ -217,7 +237,8 @@ def stored_weight_bytes(
             )
         total += count * layer
     if stage is None or stage.first:
-        total += sum(float(o.weight_bytes[0]) for o in edge_operators(decoder, formats, one))
+        once = [*edge_operators(decoder, formats, one), *feature_operators(decoder, formats, one)]
+        total += sum(float(o.weight_bytes[0]) for o in once)
         total += embedding_weight_bytes(decoder, formats, tp)
     if stage is None or stage.last:
         alone = stage is not None and not stage.first

@@ -37,7 +37,7 @@ def stage_layers(layers: int, pp: int) -> list[int]:
 
 def pipeline_stages(decoder: Decoder, pp: int) -> tuple[PipelineStage, ...]:
     """The stages of `decoder`. Raises InputError unless every stage gets a layer."""
-    if not 1 <= pp <= decoder.layers:
+    if not 1 <= pp <= max(1, decoder.layers):  # Medusa heads have no layers
         raise InputError("pp", pp, f"be between 1 and the {decoder.layers} layers of {decoder.name}")
     stages, at = [], 0
     for i, layers in enumerate(stage_layers(decoder.layers, pp)):

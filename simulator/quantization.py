@@ -49,6 +49,8 @@ class Formats:
     weight_bytes: float
     attention_weight_bytes: float
     router_weight_bytes: float
+    input_weight_bytes: float
+    """The matrix in front of a feature head's layer; quantised checkpoints leave it alone."""
     head_bytes: float
     embedding_bytes: float
     kv: str
@@ -93,6 +95,7 @@ def resolve(q: Quantization, decoder: Decoder) -> Formats:
         weight_bytes=weight_bytes,
         attention_weight_bytes=native_bytes if "attention" in kept else weight_bytes,
         router_weight_bytes=native_bytes if "router" in kept else weight_bytes,
+        input_weight_bytes=native_bytes if stored is not None and as_stored else weight_bytes,
         head_bytes=head_bytes,
         embedding_bytes=native_bytes,
         kv=kv,

@@ -1,7 +1,8 @@
 """Predicted against measured: the records that every validation ends in, and the statistics drawn from them.
 
 `Comparison` holds many points of one kind (kernels, steps, rounds), `Quantity` one figure of a whole run (a percentile, a
-throughput, a published speed), `Course` one figure second by second; a `Validation` is what one page shows.
+throughput, a published speed), `Sweep` a time per token over the number of drafts, `Course` one figure second by second; a
+`Validation` is what one page shows.
 """
 
 from __future__ import annotations
@@ -125,6 +126,107 @@ class Course:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Time per token over the number of drafts γ, for one drafter and batch; some of it fitted on. Arrays are [points]."""
+
+    name: str
+    training: str
+    """What the constants were fitted on, in words."""
+    batch: int
+    gamma: NDArray[np.int64]
+    """Rising; 0 is plain decoding."""
+    tokens: FloatArray
+    """Tokens per round, as measured."""
+    measured_s: FloatArray
+    """Per token of one sequence."""
+    predicted_s: FloatArray
+    log_sd: FloatArray
+    """As in `Comparison`."""
+    trained: NDArray[np.bool_]
+    """Points that were fitted on."""
+    basis: str = "held out by γ"
+    """As in `Comparison`, of the other points."""
+
+    def __len__(self) -> int:
+        """Points."""
+        return len(self.gamma)
+
+    @property
+    def held_out(self) -> Comparison:
+        """The points that were not fitted on."""
+        return self._comparison(~self.trained, self.basis)
+
+    @property
+    def whole(self) -> Comparison:
+        """All points, fitted on or not."""
+        return self._comparison(np.ones(len(self), dtype=bool), "fitted on some of these")
+
+    def _comparison(self, chosen: NDArray[np.bool_], basis: str) -> Comparison:
+        labels = {"gamma": self.gamma[chosen], "batch": np.full(int(chosen.sum()), self.batch)}
+        return Comparison(
+            self.name, self.measured_s[chosen], self.predicted_s[chosen], basis, labels, self.log_sd[chosen]
+        )
+
+    @property
+    def limits_s(self) -> tuple[FloatArray, FloatArray]:
+        """Between which times per token a measurement is claimed to lie [points]."""
+        factor = interval_factor(self.log_sd)
+        return self.predicted_s / factor, self.predicted_s * factor
+
+    def speedups(self, time_s: FloatArray) -> FloatArray | None:
+        """Plain decoding's time over each of `time_s` [points]; None where plain decoding is not among them."""
+        return time_s[self.gamma == 0] / time_s if (self.gamma == 0).any() else None
+
+    @property
+    def best_measured(self) -> int:
+        """γ of the least measured time per token."""
+        return int(self.gamma[np.argmin(self.measured_s)])
+
+    @property
+    def best_predicted(self) -> int:
+        """γ of the least predicted time per token."""
+        return int(self.gamma[np.argmin(self.predicted_s)])
+
+    @property
+    def regret(self) -> float:
+        """How much longer a token takes, measured, at `best_predicted` than at `best_measured`."""
+        return float(self.measured_s[np.argmin(self.predicted_s)] / self.measured_s.min() - 1.0)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One way of choosing what to fit on, tried with every choice of rows it allows."""
+
+    name: str
+    what: str
+    """What is predicted."""
+    mapes: tuple[float, ...]
+    """Mean |predicted/measured − 1| over points not fitted on, one per choice."""
+    worst: float
+    """The furthest of all points of all choices, with its sign."""
+    best_right: int | None = None
+    """Choices that find the measured best γ; None where γ is not compared."""
+
+
+@dataclass(frozen=True)
+class DraftSlope:
+    """What one more draft adds to a round, measured against what its pass has to read."""
+
+    name: str
+    batch: int
+    measured_s: float
+    """Slope of the measured rounds over γ (least squares)."""
+    error_s: float
+    """Its standard error."""
+    passes_s: float
+    """The predicted slope of all passes: one more draft pass, and one more token of each sequence to verify."""
+    weight_bytes: float
+    """What one draft pass reads of weights."""
+    datasheet_s: float
+    """Those bytes at the datasheet's bandwidth."""
+
+
+@dataclass(frozen=True)
 class Roof:
     """A device's roofline and the points measured under it; arrays are [points]."""
 
@@ -149,6 +251,9 @@ class Validation:
     conditions: Sequence[tuple[str, str]] = ()
     comparisons: Sequence[Comparison] = ()
     quantities: Sequence[Quantity] = ()
+    sweeps: Sequence[Sweep] = ()
+    choices: Sequence[Choices] = ()
+    slopes: Sequence[DraftSlope] = ()
     courses: Sequence[Course] = ()
     roof: Roof | None = None
     notes: Sequence[str] = ()

@@ -45,6 +45,11 @@ class HostTimes:
     ambiguous: tuple[str, ...]
     """Figures that the rows cannot tell apart."""
 
+    def seconds(self, sequences: int, gamma: int) -> float:
+        """h + s·B + [γ > 0]·(r + d·γ), the part of a step or round that is the host's, s."""
+        round_s = self.host_speculative_round_s + self.host_draft_pass_s * gamma if gamma else 0.0
+        return self.host_step_s + self.host_per_sequence_s * sequences + round_s
+
     def of(self, engine: Engine) -> Engine:
         """`engine` with these host times."""
         return replace(

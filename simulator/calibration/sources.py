@@ -25,6 +25,7 @@ from simulator.calibration.layer_validation import validate_layers
 from simulator.calibration.measured import Measurements, read_measurements
 from simulator.calibration.point_table import read_points
 from simulator.calibration.published import validate_published
+from simulator.calibration.published_sweeps import validate_sweeps
 from simulator.calibration.server_comparison import compare_server
 from simulator.calibration.server_results import read_server_results
 from simulator.calibration.table_validation import validate_tables
@@ -108,7 +109,8 @@ def validations_of(path: Path, options: Options) -> Sequence[Validation]:
             return [validate_device(DeviceProfile.held_against(measured, load_gpu(options.gpu)))]
         return [validate_device(DeviceProfile.of(measured, path.stem))]
     if kind == "published":
-        return [validate_published(path)]
+        sweeps = validate_sweeps(path)
+        return [validate_published(path), *([] if sweeps is None else [sweeps])]
     if kind == "server":
         if options.scenario is None:
             raise InputError("--scenario", "(absent)", "say what served while the benchmark ran", where=str(path))

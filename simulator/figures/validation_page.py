@@ -11,6 +11,7 @@ from simulator.figures.html_page import HtmlPart, html_page
 from simulator.figures.validation import coverage_figure, errors_figure, points_figure
 from simulator.figures.validation_residuals import residual_figures
 from simulator.figures.validation_runs import course_figure, quantity_figure, roof_figure
+from simulator.figures.validation_sweeps import sweep_figure
 from simulator.output.validation_report import as_list, result_sections, verdict
 
 FOOTER = "memwall: predictions held against measurements. Every figure says what it rests on and how its points were kept from the fit."
@@ -37,8 +38,8 @@ def validation_page(validations: Validation | Sequence[Validation], reproduce: s
 def validation_figures(validation: Validation) -> list[go.Figure]:
     """The figures that a `usable` validation has data for: points, errors by label, the roof, whole runs, courses."""
     subject, comparisons = validation.subject, [c for c in validation.comparisons if len(c)]
-    found: list[go.Figure | None] = []
-    if comparisons:
+    found: list[go.Figure | None] = [sweep_figure(validation.sweeps, subject)]
+    if comparisons and not validation.sweeps:  # whose figure shows each of these points
         found += [points_figure(comparisons, subject), errors_figure(comparisons, subject)]
         found += [coverage_figure(comparisons, subject), *residual_figures(comparisons, subject)]
     if validation.roof is not None:

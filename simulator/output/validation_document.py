@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator import __version__
-from simulator.calibration.comparison import LEVEL, Comparison, Validation, interval_factor
+from simulator.calibration.comparison import LEVEL, Comparison, Sweep, Validation, interval_factor
 from simulator.output.documents import SCHEMA_VERSION
 from simulator.output.validation_report import as_list, limits, quantity_error, verdict
 
@@ -36,6 +36,9 @@ def _document(validation: Validation) -> dict[str, Any]:
         "conditions": [{"name": name, "value": value} for name, value in validation.conditions],
         "comparisons": [_comparison_document(c) for c in validation.comparisons],
         "quantities": [{**vars(q), "error": quantity_error(q)} for q in validation.quantities],
+        "sweeps": [_sweep_document(s) for s in validation.sweeps],
+        "choices": [{**vars(c), "mapes": list(c.mapes)} for c in validation.choices],
+        "draft_slopes": [vars(s) for s in validation.slopes],
         "courses": [
             {
                 "name": c.name,
@@ -51,6 +54,17 @@ def _document(validation: Validation) -> dict[str, Any]:
             "bytes_per_s": roof.bytes_per_s, "flop_per_s": roof.flop_per_s, "rests_on": roof.rests_on, "points": len(roof.flop),
         },
         "notes": list(validation.notes),
+    }  # fmt: skip
+
+
+def _sweep_document(s: Sweep) -> dict[str, Any]:
+    low, high = s.limits_s
+    arrays = {"gamma": s.gamma, "tokens_per_round": s.tokens, "measured_s": s.measured_s, "predicted_s": s.predicted_s,
+              "low_s": low, "high_s": high, "trained": s.trained}  # fmt: skip
+    return {
+        "name": s.name, "training": s.training, "batch": s.batch, "basis": s.basis, "best_measured": s.best_measured,
+        "best_predicted": s.best_predicted, "regret": s.regret, "mape_held_out": s.held_out.mape if len(s.held_out) else None,
+        "mape": s.whole.mape, **{name: values.tolist() for name, values in arrays.items()},
     }  # fmt: skip
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator import units
-from simulator.calibration.comparison import LEVEL, Comparison, Course, Quantity, Validation, interval_factor
+from simulator.calibration.comparison import LEVEL, Comparison, Course, Quantity, Sweep, Validation, interval_factor
 from simulator.output.report import NONE, Block
 from simulator.output.rows import Table
 from simulator.output.tables import Section, properties
+from simulator.output.validation_sweeps import sweep_sections
 
 WORST_POINTS = 10
 NEAR = 0.10
@@ -74,6 +75,8 @@ def verdict(validation: Validation) -> str:
     parts = []
     if comparisons:
         parts.append(_points_clause(comparisons))
+    if validation.sweeps:
+        parts.append(_sweeps_clause(validation.sweeps))
     if quantities:
         parts.append(_quantities_clause(quantities))
     if not parts and validation.courses:
@@ -109,6 +112,19 @@ def _points_clause(comparisons: Sequence[Comparison]) -> str:
         return text + f"; {claiming[0].coverage():.0%} of points{where} inside their {LEVEL:.0%} interval"
     held = span(claiming, lambda c: c.coverage() or 0.0, ".0%")
     return text + f"; {LEVEL:.0%} intervals hold {held} of their points"
+
+
+def _sweeps_clause(sweeps: Sequence[Sweep]) -> str:
+    right = [s for s in sweeps if s.best_measured == s.best_predicted]
+    missed = [
+        f"{s.name}: {s.best_predicted} for {s.best_measured}, which costs {s.regret:.1%}"
+        for s in sweeps
+        if s not in right
+    ]
+    if not missed:
+        each = ", ".join(dict.fromkeys(f"{s.best_measured}" for s in sweeps))
+        return f"the best γ found in {'the sweep' if len(sweeps) == 1 else f'all {len(sweeps)} sweeps'} ({each})"
+    return f"the best γ found in {len(right)} of {len(sweeps)} sweeps ({'; '.join(missed)})"
 
 
 def _quantities_clause(quantities: Sequence[Quantity]) -> str:
@@ -220,8 +236,8 @@ def result_sections(validation: Validation) -> list[Section]:
     """The tables that have rows."""
     comparisons = [c for c in validation.comparisons if len(c)]
     claims = any(c.log_sd is not None for c in comparisons)
-    sections = []
-    if validation.comparisons:
+    sections = sweep_sections(validation)
+    if validation.comparisons and not validation.sweeps:  # whose tables say the same of the same points
         notes = ["bias: geometric mean, above 0 where predictions are too slow"]
         if claims:
             notes.append(
@@ -231,7 +247,7 @@ def result_sections(validation: Validation) -> list[Section]:
         sections.append(
             Section("Predicted against measured", comparison_table(validation.comparisons), "; ".join(notes))
         )
-    if comparisons:
+    if comparisons and not validation.sweeps:
         found = _worst(comparisons)
         title = f"The {len(found)} points furthest off" if len(found) > 1 else "The only point"
         sections.append(Section(title, _worst_table(found)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,22 +11,27 @@ import numpy as np
 from simulator.cost.forward import Batch, ForwardCost
 from simulator.engine import Engine
 from simulator.speculation.acceptance import Acceptance
+from simulator.speculation.draft_cost import DraftCost
+from simulator.speculation.drafters import Drafter
+from simulator.speculation.shape import DraftShape, chain
 
 
 @dataclass(frozen=True)
 class RoundCost:
-    """A round of `sequences` equal sequences with γ drafts each, seconds on one tensor-parallel group."""
+    """A round of `sequences` equal sequences, seconds on one tensor-parallel group."""
 
     sequences: int
     gamma: int
+    """Drafts in a row that can be accepted: γ of a chain, the depth of a tree."""
     verify_s: float
     draft_s: float
-    """The drafter's passes without host time."""
+    """What the round waits for the drafter's passes, host time left out; all of them, unless it has GPUs of its own."""
     host_s: float
     tokens_per_sequence: float
     """τ: tokens that reach each user per round, averaged over the rounds of a full batch (`Acceptance.live_tokens`)."""
     drafted_per_sequence: float
-    """γ, times the share of rounds that find a draft at all."""
+    """Tokens verified beside the one that a plain step computes (γ, or a tree's nodes), times the share of rounds that find a
+    draft at all."""
 
     @property
     def seconds(self) -> float:
@@ -57,44 +63,71 @@ def round_cost(
     gamma: int = 0,
     acceptance: Acceptance | None = None,
     draft: ForwardCost | None = None,
+    drafter: Drafter | None = None,
+    shape: DraftShape | None = None,
 ) -> RoundCost:
-    """Cost of a round (γ = 0: of a plain decode step).
+    """Cost of a round of `shape` (left out: of `gamma` drafts in a row by `drafter`); a plain decode step where it drafts nothing.
 
-    Verification passes B·(γ+1) tokens through the target. Of γ draft passes the first takes the τ tokens that the last
-    round left behind, the others one token per sequence (DESIGN §4). Without `draft` the drafts are looked up (n-gram):
-    only the share of sequences with a match is verified at full length.
+    Verification passes B·(nodes + 1) tokens through the target. The first pass of a drafter with a KV cache of its own takes
+    the τ tokens that the last round left behind, further ones `shape.pass_tokens` of each sequence (DESIGN §4). Without `draft`
+    the drafts are looked up: only the share of sequences with a match is verified at full length. `acceptance` is a law of
+    accepted drafts by depth, of a chain or of the tree whose shape is given. On GPUs of its own the drafter works ahead, see
+    `waited_draft_s`.
     """
-    tau = acceptance.live_tokens(gamma) if acceptance and gamma else 1.0
-    match = acceptance.match_probability if acceptance and gamma else 1.0
-    # Ragged verification: with a match γ + 1 tokens, without one a single token. A mean between two whole numbers of
+    if shape is None:
+        shape = drafter.shape(gamma) if drafter else chain(gamma, passes=None if draft else 0)
+    depth, nodes = shape.depth, shape.nodes
+    tau = acceptance.live_tokens(depth) if acceptance and depth else 1.0
+    match = acceptance.match_probability if acceptance and depth else 1.0
+    # Ragged verification: with a match nodes + 1 tokens, without one a single token. A mean between two whole numbers of
     # matches is their mixture, so that a batch of 1 with a match in 40 % of its rounds pays for those 40 %.
     fewer = math.floor(sequences * match)
     share = sequences * match - fewer
     verify_s = sum(
-        weight * _verify_s(target, sequences, matched, context_tokens, gamma)
+        weight * _verify_s(target, sequences, matched, context_tokens, nodes)
         for matched, weight in ((fewer, 1.0 - share), (fewer + 1, share))
         if weight > 0.0
     )
-    draft_s = 0.0
-    if draft is not None and gamma:
-        read = gamma + 1.0 if engine.settings.draft_batch == "padded" else tau
-        caught_up = np.array([sequences * read, float(sequences)])
-        linear, head = draft.linear(caught_up), float(draft.head(np.array([float(sequences)]))[0])
-        first = float(linear[0]) + head + draft.attention((1,) * sequences, (context_tokens,) * sequences)
-        draft_s = first
-        if gamma > 1:
-            further = (
-                float(linear[1]) + head + draft.attention((1,) * sequences, (context_tokens + gamma // 2,) * sequences)
-            )
-            draft_s += (gamma - 1) * further
+    verify_gap_s = engine.launch_gap_s(sequences, nodes + 1, target.decoder.layers, verify_s)
+    passes = shape.passes if draft is not None else 0
+    draft_s = gap_s = 0.0
+    if draft is not None and passes:
+        reads = drafter is None or drafter.reads_prompts
+        read = (depth + 1.0 if engine.settings.draft_batch == "padded" else tau) if reads else 1.0
+        draft_s = _draft_s(draft, shape, sequences, context_tokens, read)
+        gap_s = passes * engine.launch_gap_s(sequences, 1, draft.decoder.layers, draft_s / passes)
+    apart = drafter.exposed_share if drafter else 1.0
+    waited_s = waited_draft_s(draft_s, verify_s, apart)
     host_s = engine.host_s(
-        sequences, gamma if draft is not None else 0, speculating=gamma > 0, ngram=gamma > 0 and draft is None,
-        gpu_s=verify_s + draft_s,
+        sequences, speculating=nodes > 0, ngram=nodes > 0 and draft is None, gpu_s=verify_s + waited_s,
     )  # fmt: skip
-    host_s += engine.launch_gap_s(sequences, gamma + 1, target.decoder.layers, verify_s)
-    if draft is not None and gamma:
-        host_s += gamma * engine.launch_gap_s(sequences, 1, draft.decoder.layers, draft_s / gamma)
-    return RoundCost(sequences, gamma, verify_s, draft_s, host_s, tau, gamma * match)
+    host_s += verify_gap_s + apart * (passes * engine.host_draft_pass_s + gap_s)
+    return RoundCost(sequences, depth, verify_s, waited_s, host_s, tau, nodes * match)
+
+
+def waited_draft_s(draft_s: float, verify_s: float, exposed_share: float) -> float:
+    """What drafting adds to a round, s: e·D + (1 − e)·max(0, D − V), with D = `draft_s`, V = `verify_s`, e = `exposed_share`.
+
+    On the target's own GPUs (e = 1) all of it. On GPUs of its own a drafter works while the target verifies: in the share
+    1 − e of rounds that can use what it made ahead, the target waits only for what takes longer than verifying does
+    (arXiv:2408.11850 §4); in the others for all of it (DESIGN §4: T_verify + (1 − hit)·T_draft).
+    """
+    return exposed_share * draft_s + (1.0 - exposed_share) * max(0.0, draft_s - verify_s)
+
+
+def _draft_s(draft: ForwardCost, shape: DraftShape, sequences: int, context_tokens: int, read: float) -> float:
+    """Seconds of all passes of a round, of which the first takes `read` tokens of each sequence."""
+    widths = [read, *(float(tokens) for tokens in shape.pass_tokens[1:])]
+    tokens = sequences * np.array(widths)
+    rows = sequences * np.array([1.0, *widths[1:]])
+    seconds = float(draft.linear(tokens).sum() + draft.head(rows).sum())
+    if isinstance(draft, DraftCost):
+        seconds += float(draft.intake(tokens[:1])[0, 0])
+    # What earlier passes drafted is in the cache of the later ones; taken to be half of it in each.
+    middle = context_tokens + sum(shape.pass_tokens) // 2
+    for width, times in Counter(shape.pass_tokens[1:]).items():
+        seconds += times * draft.attention((width,) * sequences, (middle,) * sequences)
+    return seconds + draft.attention((1,) * sequences, (context_tokens,) * sequences)
 
 
 def _verify_s(target: ForwardCost, sequences: int, matched: int, context_tokens: int, gamma: int) -> float:

@@ -42,8 +42,8 @@ def test_own_file_with_acceptance_and_formats(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kind": "ngram"}, "must be given for every kind of drafter but ngram"),
-        ({"model": None}, "must be given for every kind of drafter but ngram"),
+        ({"kind": "ngram"}, "must be given for model, eagle and eagle3"),
+        ({"model": None}, "must be given for model, eagle and eagle3"),
         ({"model": "lama-3.2-1b"}, "did you mean llama-3.2-1b?"),
         ({"kind": "eagel"}, "kind='eagel' must be"),
         ({"acceptance": 1.5}, "alpha=1.5 must be between 0 and 1"),
