@@ -119,8 +119,10 @@ def result(
         option = options[name]
         if option.plain is None or value != option.plain:
             named[option.meaning].append(name if value is True else f"{name}={_short(value)}")
-    sorted_names = {meaning: tuple(names) for meaning, names in named.items()}
-    return EngineSpeculation(speculation, **sorted_names, **rest)
+    return EngineSpeculation(
+        speculation, used=tuple(named["used"]), unpriced=tuple(named["unpriced"]), acceptance=tuple(named["acceptance"]),
+        idle=tuple(named["idle"]), **rest,
+    )  # fmt: skip
 
 
 def count(values: Mapping[str, Any], name: str, least: int, most: int, where: str) -> int | None:

@@ -152,6 +152,20 @@ def acceptance_interval(config: AcceptanceConfig, kind: str | None = None) -> tu
     return tuple(c.law() for c in laws.configs) if laws else None
 
 
+def doubt_sentence(config: AcceptanceConfig, kind: str | None, gamma: int) -> str | None:
+    """What one number leaves open of a round of `gamma` drafts, for a report; None where more is known than one number."""
+    laws = law_from_config(config, kind)
+    if laws is None:
+        return None
+    tokens = [c.law().live_tokens(gamma) for c in laws.configs]
+    if gamma == config.at_gamma:
+        return f"Acceptance is known by one number ({laws.source}), which fixes the tokens per round at this γ."
+    return (
+        f"Acceptance is known by one number ({laws.source}): at γ = {gamma} it leaves {min(tokens):.2f} to {max(tokens):.2f} "
+        f"tokens per round open, {tokens[1]:.2f} are taken."
+    )
+
+
 def shape_names() -> list[str]:
     """Kinds of drafter with public rates."""
     return catalog.names("acceptance")
