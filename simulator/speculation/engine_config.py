@@ -136,8 +136,8 @@ def read_vllm(data: Mapping[str, Any] | str, target: str | None = None) -> Engin
         speculation["acceptance"] = acceptance
     lossy = [f"{name}={values[name]}" for name in ("acceptance_method",) if "typical" in str(values.get(name))]
     settings = {"engine.draft_batch": "ragged"} if values.get("disable_padded_drafter_batch") else {}
-    draft = _drafter_fields(values, kind, notes)
-    return result(speculation, values, _OPTIONS, settings=settings, draft=draft, notes=notes, lossy=lossy)
+    speculation |= _drafter_fields(values, kind, notes)
+    return result(speculation, values, _OPTIONS, settings=settings, notes=notes, lossy=lossy)
 
 
 def vllm_config(speculation: Mapping[str, Any], *, most_sequences: int = MOST_SEQUENCES) -> dict[str, Any]:
@@ -156,6 +156,11 @@ def vllm_config(speculation: Mapping[str, Any], *, most_sequences: int = MOST_SE
     if kind in ("model", "eagle", "eagle3", "medusa"):
         config["model"] = repository(draft)
     config["num_speculative_tokens"] = gamma
+    if speculation.get("draft_tp") is not None:
+        config["draft_tensor_parallel_size"] = int(speculation["draft_tp"])
+    weights = (speculation.get("draft_quantization") or {}).get("weights", "model")
+    if weights in ("fp8", "mxfp4"):
+        config["quantization"] = weights  # every other format is the checkpoint's own matter
     if speculation.get("tree") is not None:
         raise InputError("tree", speculation["tree"], "be left out for vLLM, which drafts chains")
     steps = steps_of(speculation.get("policy"), gamma)
@@ -318,11 +323,11 @@ def _drafter_fields(values: Mapping[str, Any], kind: str, notes: list[str]) -> d
     fields: dict[str, Any] = {}
     tp = count(values, "draft_tensor_parallel_size", 1, 1024, WHERE)
     if tp is not None and kind in ("model", "eagle", "eagle3"):
-        fields["tp"] = tp
+        fields["draft_tp"] = tp
     weights = values.get("quantization")
     if weights is not None:
         if weights in _WEIGHTS:
-            fields["weights"] = _WEIGHTS[weights]
+            fields["draft_quantization"] = {"weights": _WEIGHTS[weights]}
         else:
             notes.append(f"quantization={weights} is left to the drafter's own formats")
     return fields

@@ -35,11 +35,10 @@ class EngineSpeculation:
     """An engine's speculative configuration in memwall's terms."""
 
     speculation: dict[str, Any]
-    """Fields of a scenario's ``speculation``: draft, gamma, and where the configuration says so tree, policy, acceptance."""
+    """Fields of a scenario's ``speculation``: draft, gamma, and where the configuration says so tree, policy, acceptance,
+    draft_tp, draft_quantization."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Further changes of a scenario by dotted name, such as ``engine.draft_batch``."""
-    draft: dict[str, Any] = field(default_factory=dict)
-    """What the configuration says of the drafter itself: ``tp``, ``weights``."""
     used: tuple[str, ...] = ()
     """Options that went into the above."""
     unpriced: tuple[str, ...] = ()

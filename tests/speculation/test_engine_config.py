@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from simulator import catalog
 from simulator.errors import InputError, UnknownName
 from simulator.records import validate
-from simulator.scenario import Speculation
+from simulator.scenario import Speculation, load_scenario
 from simulator.speculation import engine_config, engine_flags, engine_trtllm
 from simulator.speculation.acceptance import AcceptanceConfig
 from simulator.speculation.drafters import load_drafter
@@ -26,7 +26,7 @@ LLAMA = "meta-llama/Llama-3.2-1B-Instruct"
 
 def check_speculation(fields):
     """Whether these are fields of a scenario's speculation."""
-    assert set(fields) <= {"draft", "gamma", "tree", "policy", "acceptance"}
+    assert set(fields) <= {"draft", "gamma", "tree", "policy", "acceptance", "draft_tp", "draft_quantization"}
     validate(Speculation, {k: v for k, v in fields.items() if k in Speculation.model_fields}, "")
     assert not fields.get("policy") or validate(PolicyConfig, fields["policy"], "")
     assert not fields.get("tree") or validate(TreeConfig, fields["tree"], "")
@@ -68,8 +68,9 @@ def test_every_option_is_used_or_said_to_be_left_out():
             "attention_backend": None,
         }
     )
-    assert read.speculation == {"draft": "llama-3.2-1b", "gamma": 5}
-    assert read.draft == {"tp": 1, "weights": "fp8"}
+    formats = {"draft_tp": 1, "draft_quantization": {"weights": "fp8"}}
+    assert read.speculation == {"draft": "llama-3.2-1b", "gamma": 5, **formats}
+    assert read_vllm(vllm_config(read.speculation)).speculation == read.speculation
     assert read.settings == {"engine.draft_batch": "ragged"}
     assert read.unpriced == ("enforce_eager",)
     assert read.acceptance == ("use_heterogeneous_vocab",)
@@ -347,6 +348,21 @@ def test_what_no_engine_can_do_is_not_written(speculation, sentence):
         vllm_config(speculation)
     with pytest.raises(InputError):
         sglang_flags(speculation)
+
+
+def test_a_drafters_own_gpus_and_formats_reach_its_cost():
+    fields = {"model": LLAMA, "num_speculative_tokens": 4, "draft_tensor_parallel_size": 1, "quantization": "fp8"}
+    data = {
+        "model": "llama-3.1-70b", "gpu": "h200", "tp": 4, "speculation": {**speculation_from_vllm(fields), "acceptance": 0.7},
+        "traffic": {"kind": "poisson", "rate_per_s": 1, "requests": 3, "lengths": {"prompt": 9, "output": 9}},
+    }  # fmt: skip
+    drafter = load_scenario(data).deployment().drafter
+    assert drafter is not None
+    assert (drafter.tensor_parallel(4), drafter.quantization.weights) == (1, "fp8")
+    plain = load_scenario({**data, "speculation": {"draft": "llama-3.2-1b", "gamma": 4, "acceptance": 0.7}})
+    own = plain.deployment().drafter
+    assert own is not None
+    assert (own.tensor_parallel(4), own.quantization.weights) == (4, "model")
 
 
 def test_repositories_of_bundled_names_lead_back_to_them():
