@@ -6,6 +6,9 @@ make exact to about a percent; a map prices some hundred thousand steps.
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import numpy as np
 
 from simulator.attention import attention_pairs, kv_tokens_read
@@ -15,12 +18,14 @@ from simulator.cost.tables import FastTables
 from simulator.operators import FloatArray
 
 
+@cache
 def knots(most: int) -> FloatArray:
-    """0, 1, 2, 3, 4 and on in steps of a quarter octave up to `most` sequences."""
-    if most <= 4:
-        return np.arange(most + 1, dtype=float)
-    steps = np.unique(np.rint(2.0 ** np.arange(2.0, np.log2(most), 0.25)))
-    return np.unique(np.concatenate([np.arange(4.0), steps, [float(most)]]))
+    """0 to 4, on in steps of a quarter octave up to 32, and of half an octave up to `most` sequences; not to be written to."""
+    fine, coarse = 2.0 ** np.arange(2.0, 5.0, 0.25), 2.0 ** np.arange(5.0, max(5.0, math.log2(max(most, 1))), 0.5)
+    steps = np.rint(np.concatenate([np.arange(4.0), fine, coarse]))
+    found = np.unique(np.concatenate([steps[steps < most], [float(most)]]))
+    found.setflags(write=False)
+    return found
 
 
 def alike_s(

@@ -32,6 +32,9 @@ Kind = Literal["users", "rate"]
 Measure = Literal["speed", "goodput"]
 MOST_LOAD = 1 << 16
 """More users, or requests per second, than any replica meets."""
+LEAST_GAIN = 1.01
+"""What is at most this much faster does not pay: nobody could measure it, and under a load that is mostly prompts, or beyond what
+either side carries, curves run along 1."""
 _BETWEEN = 8
 """Rates between two of the map at which a crossing is looked for."""
 
@@ -159,10 +162,10 @@ class LoadMap:
 
     @cached_property
     def best(self) -> NDArray[np.int64]:
-        """Way to draft with the highest speed-up [works, loads]; −1 where none beats plain decoding."""
+        """Way to draft with the highest speed-up [works, loads]; −1 where none pays."""
         speed = np.where(np.isnan(self.speedup), 0.0, self.speedup)
         best = speed.argmax(axis=0)
-        return np.where(speed.max(axis=0) > 1.0, best, -1)
+        return np.where(speed.max(axis=0) > LEAST_GAIN, best, -1)
 
     def _ratio(self, field: str) -> FloatArray:
         found = np.full((len(self.draftings), len(self.works), len(self.loads)), np.nan)
@@ -175,7 +178,7 @@ class LoadMap:
 
     def crossing(self, drafting: int, work: int, measure: Measure = "speed") -> Crossing:
         """The last load at which the drafting pays. Between loads of the map the curves are evaluated, not interpolated; where
-        one wavers around 1 (tile edges) it is the last crossing."""
+        one wavers (tile edges) it is the last crossing."""
         key = (drafting, work, measure)
         if key not in self._crossings:
             self._crossings[key] = self._search(drafting, work, measure)
@@ -195,8 +198,8 @@ class LoadMap:
         else:
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = with_.goodput_per_s / without.goodput_per_s
-            # Equal up to the last digits is no gain, and no loss either: both carry all there is.
-            ratio = np.where(np.isclose(with_.goodput_per_s, without.goodput_per_s, rtol=1e-6), 1.0 + 1e-9, ratio)
+            # Where both serve all there is, more cannot be had: speculation pays as long as it loses nothing.
+            ratio = np.where(ratio > 2.0 - LEAST_GAIN, np.maximum(ratio, LEAST_GAIN * (1.0 + 1e-9)), ratio)
         sd = np.interp(fine, self.loads, np.nan_to_num(self.log_sd[drafting, work]))
         factor = interval_factor(sd)
         return Crossing(*(_last(fine, ratio * f) for f in (1.0, 1.0 / factor, factor)))
@@ -214,7 +217,7 @@ def speed_ratio(with_: Load, without: Load) -> FloatArray:
 
 
 def _last(loads: FloatArray, ratio: FloatArray) -> float | None:
-    pays = np.flatnonzero(ratio > 1.0)
+    pays = np.flatnonzero(ratio > LEAST_GAIN)
     if not len(pays):
         return 0.0
     return None if pays[-1] == len(loads) - 1 else float(loads[pays[-1]])
