@@ -210,9 +210,12 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--link", metavar="NAME", help="link between the GPUs (the GPU's own)")
 
 
-def deployment(args: argparse.Namespace, draft: str | None = None) -> Deployment:
-    """What `add_deployment`'s options describe. Raises MemwallError."""
-    from simulator.deployment import deploy
+def deployment(
+    args: argparse.Namespace, draft: str | None = None, *, engine: dict[str, Any] | None = None, **drafter: Any
+) -> Deployment:
+    """What `add_deployment`'s options describe, with a drafter and settings of the engine; `drafter`: ``draft_tp`` and
+    ``draft_quantization`` of `deploy`. Raises MemwallError."""
+    from simulator.deployment import EngineChoice, deploy
     from simulator.quantization import Quantization
     from simulator.records import validate
 
@@ -221,6 +224,7 @@ def deployment(args: argparse.Namespace, draft: str | None = None) -> Deployment
     }
     quantization = validate(Quantization, formats, "")
     return deploy(
-        args.model, args.gpu, tp=args.tp, pp=args.pp, ep=args.ep, quantization=quantization, engine=args.engine,
-        draft=draft, link=args.link,
+        args.model, args.gpu, tp=args.tp, pp=args.pp, ep=args.ep, quantization=quantization,
+        engine=validate(EngineChoice, {"name": args.engine, **engine}, "engine") if engine else args.engine,
+        draft=draft, link=args.link, **drafter,
     )  # fmt: skip

@@ -66,6 +66,21 @@ def as_changes(read: EngineSpeculation, current: Any) -> list[tuple[str, Any]]:
     return [("speculation", fields), *read.settings.items()]
 
 
+def deployment_changes(read: EngineSpeculation | None) -> dict[str, Any]:
+    """The same for a deployment outside of a scenario: keywords of `arguments.deployment`."""
+    if read is None:
+        return {}
+    from simulator.quantization import Quantization
+    from simulator.records import validate
+
+    formats = read.speculation.get("draft_quantization")
+    return {
+        "engine": {name.removeprefix("engine."): value for name, value in read.settings.items()},
+        "draft_tp": read.speculation.get("draft_tp"),
+        "draft_quantization": validate(Quantization, formats, "draft_quantization") if formats else None,
+    }
+
+
 def acceptance_doubt(scenario: Scenario) -> list[str]:
     """A paragraph on what one number leaves open of a scenario's acceptance; none where more is known."""
     speculation = scenario.speculation

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulator.commands.arguments import count, quantity, written
 from simulator.commands.engine_options import (
+    acceptance_doubt,
     add_engine_options,
     as_changes,
     engine_speculation,
@@ -119,9 +120,8 @@ def run(args: argparse.Namespace) -> int:
     blocks = simulation_report(result, wall_s, extra.intervals, extra.replications)
     if extra.left_out:
         blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
-    print_blocks(
-        [*blocks, *remarks(engine_speculation(args, scenario.model)), *written(args.rows, args.json, args.html)]
-    )
+    blocks += [*acceptance_doubt(scenario), *remarks(engine_speculation(args, scenario.model))]
+    print_blocks([*blocks, *written(args.rows, args.json, args.html)])
     if extra.left_out or any(run.interrupted == STOPPED for run in result.runs):
         print("memwall: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from simulator.commands.arguments import acceptance, add_deployment, count, deployment, grid, share, written
-from simulator.commands.engine_options import add_engine_options, engine_speculation, remarks
+from simulator.commands.engine_options import add_engine_options, deployment_changes, engine_speculation, remarks
 from simulator.errors import InputError, MemwallError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     if draft is None:
         raise MemwallError("speculate needs --draft (see memwall speculate --help)")
     gammas = args.gamma or tuple(sorted({*range(1, 9), *([fields["gamma"]] if fields else [])}))
-    serving = deployment(args, draft)
+    serving = deployment(args, draft, **deployment_changes(read))
     config, kind = (
         _acceptance(args, serving, fields.get("acceptance")),
         serving.drafter.kind if serving.drafter else None,
