@@ -151,5 +151,5 @@ def _doubt_section(config: AcceptanceConfig, kind: str | None, doubt: list[Speed
     return Section(
         f"as far as one number at γ = {config.at_gamma} leaves acceptance open",
         Table(("batch", "γ", "speed-up", "from–to", "best γ if low / typical / high"), body),
-        f"{source}; from–to: the public rates that fall most and least with depth, each moved to meet the number",
+        f"{source}; from–to: half as far again as the public rates that fall most and least with depth",
     )
