@@ -94,10 +94,12 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """`argv` with negative values tied to their option: argparse would take -1GB and -inf for options of their own."""
+    """`argv` with negative values, and another engine's flags, tied to their option: argparse would take -1GB and -inf for
+    options of their own."""
     joined: list[str] = []
     for word in argv:
-        if joined and re.fullmatch(r"--[a-z-]+", joined[-1]) and re.match(r"-(\.?\d|inf|nan)", word, re.IGNORECASE):
+        negative = re.match(r"-(\.?\d|inf|nan)", word, re.IGNORECASE)
+        if joined and re.fullmatch(r"--[a-z-]+", joined[-1]) and (negative or joined[-1] == "--sglang-flags"):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -101,6 +101,8 @@ def deploy(
     quantization: Quantization | None = None,
     engine: str | EngineChoice | Engine = "vllm",
     draft: str | None = None,
+    draft_tp: int | None = None,
+    draft_quantization: Quantization | None = None,
     link: str | Link | None = None,
     network: str | Link | None = None,
     base: Path | None = None,
@@ -110,7 +112,8 @@ def deploy(
     `tp` GPUs of one node share every layer, `pp` such groups are a pipeline. `ep` GPUs have whole experts each (tp of them is
     vLLM's ``--enable-expert-parallel``; left out, experts are split like any matrix), the busiest of them `expert_skew` times
     the mean of their tokens; `expert_exponent` is the Zipf exponent of their popularity. `link` joins the GPUs of a node
-    and `network` nodes, the GPU's own where left out. A drafter is on the GPUs that have the LM head.
+    and `network` nodes, the GPU's own where left out. A drafter is on the GPUs that have the LM head; `draft_tp` of them share it,
+    in the formats of `draft_quantization`, each left out as its own file says.
 
     Raises InputError or UnknownName; whether it fits the memory is asked with `Deployment.fit`.
     """
@@ -133,6 +136,10 @@ def deploy(
         decoder, device, tp=tp, pp=pp, experts=experts, quantization=quantization, link=wire, network=between
     )
     drafter = load_drafter(draft, base=base) if draft else None
+    if drafter is not None and draft_tp is not None:
+        drafter = replace(drafter, tp=draft_tp)
+    if drafter is not None and draft_quantization is not None:
+        drafter = replace(drafter, quantization=draft_quantization)
     cost = None
     if drafter is not None:
         check_pair(decoder, drafter)

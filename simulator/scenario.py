@@ -30,6 +30,10 @@ class Speculation(Record):
     """Tokens drafted per round."""
     acceptance: AcceptanceConfig | None = None
     """Overrides the drafter's published acceptance: α, a list by depth, or a mapping."""
+    draft_tp: int | None = Field(default=None, ge=1)
+    """GPUs that share the drafter, 1 or the target's `tp`; left out, as the drafter's own file says."""
+    draft_quantization: Quantization | None = None
+    """Number formats of the drafter; left out, its own."""
 
     @model_validator(mode="after")
     def _check(self) -> Speculation:
@@ -113,7 +117,9 @@ class Scenario(Record):
         return deploy(
             self.model, self.gpu, tp=self.tp, pp=self.pp, ep=self.ep, expert_skew=self.expert_skew,
             expert_exponent=self.expert_exponent, quantization=self.quantization, engine=self.engine,
-            draft=self.speculation.draft if self.speculation else None, link=self.link, network=self.network,
+            draft=self.speculation.draft if self.speculation else None,
+            draft_tp=self.speculation.draft_tp if self.speculation else None,
+            draft_quantization=self.speculation.draft_quantization if self.speculation else None, link=self.link, network=self.network,
             base=self.base,
         )  # fmt: skip
 

@@ -19,7 +19,9 @@ from simulator.memory import weights_on_gpu
 from simulator.operators import embedding_weight_bytes
 from simulator.quantization import Quantization
 from simulator.speculation.acceptance import AcceptanceConfig
+from simulator.speculation.drafters import load_drafter
 from simulator.speculation.round import RoundCost, round_cost
+from simulator.speculation.shape import DraftShape
 
 CONTEXT_TOKENS = (400, 100, 1000)
 """Assumed where a source is silent, and the ends of what chat and MT-bench ask for: a few hundred tokens of both."""
@@ -51,12 +53,14 @@ def case_of(row: Row) -> Case:
     hardware = " ".join(_WATTS.sub("", _VAGUE.sub("", row.hardware)).replace("(", " ").replace(")", " ").split())
     if not hardware:
         raise InputError("hardware", row.hardware or "(absent)", "be stated", where=row.id)
+    several = re.match(r"(\d{1,3}) ?x (.+)", hardware, re.ASCII)
+    tp, hardware = (int(several[1]), several[2]) if several else (1, hardware)
     gpu = load_gpu(hardware)
     vague = "implied or likely, not stated" if _VAGUE.search(row.hardware) else ""
     limit = _WATTS.search(row.hardware)
     limited = f"limited to {limit[0]}, which the profile is not" if limit else ""
     guessed = ", ".join(text for text in (vague, limited) if text)
-    notes.append(f"on {gpu.name}" + (f" ({guessed})" if guessed else ""))
+    notes.append(f"on {f'{tp} ' if tp > 1 else ''}{gpu.name}" + (f" ({guessed})" if guessed else ""))
     words = _VAGUE.sub("", row.target).replace("(", " ").replace(")", " ").lower().split()
     stated = [word for word in words if word in _FORMATS]
     group = next((int(word[1:]) for word in words if re.fullmatch(r"g[1-9]\d{0,4}", word, re.ASCII)), None)
@@ -79,12 +83,12 @@ def case_of(row: Row) -> Case:
     if not bundled:
         notes.append(f"no profile of {row.engine or 'the engine'}: no host time, the hardware's own limit")
     served = deploy(
-        decoder, gpu, quantization=quantization, engine=name if bundled else "ideal",
+        decoder, gpu, tp=tp, quantization=quantization, engine=name if bundled else "ideal",
         draft=_drafter(row, decoder.name) if row.gamma else None,
     )  # fmt: skip
     contexts, says = _contexts(row)
     served.fit(context_tokens=contexts[0], sequences=row.batch, gamma=row.gamma)
-    if row.batch == 1 and not row.gamma:
+    if row.batch == 1 and not row.gamma and tp == 1 and decoder.active_parameters == decoder.parameters:
         read_bytes = weights_on_gpu(served.target) - embedding_weight_bytes(decoder, served.target.formats, 1)
         rate = read_bytes / row.step_s
         notes.append(
@@ -95,10 +99,13 @@ def case_of(row: Row) -> Case:
 
 
 def _drafter(row: Row, model: str) -> str:
-    """The bundled drafter that a row means."""
-    known = catalog.names("drafter")
-    name = row.draft.lower()
-    for candidate in (f"eagle-{model}" if name in ("eagle", "eagle-1") else name, name.replace("-", "")):
+    """The bundled drafter that a row means: by name, or the EAGLE head that was trained for this target."""
+    known, name = catalog.names("drafter"), row.draft.lower()
+    kind = {"eagle": "eagle", "eagle-1": "eagle", "eagle-3": "eagle3", "eagle3": "eagle3"}.get(name)
+    if kind:
+        heads = [head for head in known if head.startswith(f"{kind}-") and model in load_drafter(head).targets]
+        name = next(iter(heads), name)
+    for candidate in (name, name.replace("-", "")):
         if candidate in known:
             return candidate
     raise InputError("draft", row.draft or "(absent)", "be a bundled drafter", where=row.id)
@@ -115,12 +122,16 @@ def _contexts(row: Row) -> tuple[tuple[int, int, int], str]:
 
 
 def price(row: Row, served: Deployment, context_tokens: int) -> RoundCost:
-    law = None
+    """A step or round of `row` as `served` does it."""
+    law = shape = None
+    if row.tree:
+        width, nodes = row.tree
+        shape = DraftShape(nodes, row.gamma, (1, *(width,) * (row.gamma - 1)))
     if row.gamma:
         # Any law with this mean prices the same round: only the mean enters.
         share = min(1.0, ((row.accept_length or 1.0) - 1.0) / row.gamma)
         law = AcceptanceConfig(marginal=(share,) * row.gamma).law()
     return round_cost(
         served.target, served.engine, sequences=row.batch, context_tokens=context_tokens, gamma=row.gamma,
-        acceptance=law, draft=served.draft,
+        acceptance=law, draft=served.draft, drafter=served.drafter, shape=shape,
     )  # fmt: skip

@@ -1,14 +1,16 @@
 """The rows of a table of published speeds, as their sources have them.
 
 A CSV with the columns of `COLUMNS`, in any order, others beside them; yours may hold more rows. A row gives a figure (`METRICS`)
-of plain decoding or of a chain of γ drafts, for a batch of sequences, and what the source says about hardware, engine and
-model. "same" and blank cells take what the row above says of the same source.
+of plain decoding, of a chain of γ drafts or of a tree as SGLang describes one (steps/candidates per step/verified tokens, the
+last with the root: 8/8/64), for a batch of sequences, and what the source says about hardware, engine and model. "same" and
+blank cells take what the row above says of the same source.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 from simulator.calibration.csv_table import number, read_text
 from simulator.errors import InputError
 from simulator.speculation.acceptance import MAX_GAMMA
+from simulator.speculation.shape import MAX_NODES
 
 COLUMNS = ("id", "source", "hardware", "engine", "target", "draft", "method", "gamma_or_tree", "batch", "dataset",
            "accept_len", "metric", "value", "notes")  # fmt: skip
@@ -38,6 +41,9 @@ class Row:
     target: str
     draft: str
     gamma: int
+    """Drafts in a row that can be accepted: of a chain all, of a tree its depth."""
+    tree: tuple[int, int] | None
+    """Candidates per pass, and drafted tokens that are verified; None for a chain."""
     batch: int
     dataset: str
     accept_length: float | None
@@ -51,7 +57,8 @@ class Row:
     @property
     def title(self) -> str:
         """For people."""
-        how = f", {self.draft} γ = {self.gamma}" if self.gamma else ""
+        tree = f" in a tree of {self.tree[1]}" if self.tree else ""
+        how = f", {self.draft} γ = {self.gamma}{tree}" if self.gamma else ""
         what = {"tpot ms": "time per token", "step itl ms": "step", "tok/s": "rate"}[self.metric]
         return f"{self.id}: {self.target}{how}, batch {self.batch}, {what}"
 
@@ -152,9 +159,15 @@ def _row(cells: Mapping[str, str], line: int, where: str, taken: set[str]) -> Ro
     if batch is None or batch != int(batch) or not 1 <= batch <= 65536:
         raise refuse("batch", "be a whole number from 1 to 65536")
     method = cells["method"].lower()
-    if method not in ("ar", "chain"):
-        raise refuse("method", "be AR or chain: no other is priced")
-    gamma = number(cells["gamma_or_tree"] or "0") if method == "chain" else 0.0
+    if method not in ("ar", "chain", "tree"):
+        raise refuse("method", "be AR, chain or tree: no other is priced")
+    gamma, tree = (number(cells["gamma_or_tree"] or "0") if method == "chain" else 0.0), None
+    if method == "tree":
+        sizes = re.fullmatch(r"(\d{1,3})/(\d{1,3})/(\d{1,3})", cells["gamma_or_tree"], re.ASCII)
+        steps, width, tokens = (int(size) for size in sizes.groups()) if sizes else (0, 0, 0)
+        if not 1 <= steps < tokens <= MAX_NODES or not width:
+            raise refuse("gamma_or_tree", "be steps/candidates per step/verified tokens, e.g. 8/8/64")
+        gamma, tree = float(steps), (width, tokens - 1)
     if gamma is None or gamma != int(gamma) or not 0 <= gamma <= MAX_GAMMA:
         raise refuse("gamma_or_tree", f"be a chain's length of at most {MAX_GAMMA}")
     length = number(cells["accept_len"]) if gamma else 1.0
@@ -162,7 +175,7 @@ def _row(cells: Mapping[str, str], line: int, where: str, taken: set[str]) -> Ro
         raise refuse("accept_len", "be between 1 and γ + 1, or blank")
     return Row(
         line, cells["id"], cells["source"], cells["hardware"], cells["engine"], cells["target"], cells["draft"],
-        int(gamma), int(batch), cells["dataset"], length, metric, value / (1.0 if metric == "tok/s" else 1e3),
+        int(gamma), tree, int(batch), cells["dataset"], length, metric, value / (1.0 if metric == "tok/s" else 1e3),
         cells["notes"],
     )  # fmt: skip
 

@@ -30,9 +30,7 @@ from simulator.uncertainty import LEVEL, interval_factor, slowed, spreads
 
 LEAST_DRAFTS = 3
 """γ of one batch that make a sweep: two to fit on, and one to predict."""
-_NO_HOST = {
-    "host_step_s": 0.0, "host_per_sequence_s": 0.0, "host_speculative_round_s": 0.0, "host_draft_pass_s": 0.0,
-}  # fmt: skip
+_NO_HOST = HostTimes(0.0, 0.0, 0.0, 0.0, ())
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,14 @@ def validate_sweeps(path: Path) -> Validation | None:
 
 # --- from rows to points ----------------------------------------------------------------------------------------------
 def _machines(rows: Sequence[Row]) -> list[_Machine]:
-    keys = dict.fromkeys((r.source, _word(r.engine), r.target, r.draft) for r in rows if r.gamma and r.draft)
+    keys = dict.fromkeys(
+        (r.source, _word(r.engine), r.target, r.draft) for r in rows if r.gamma and r.draft and not r.tree
+    )
     found = []
     for source, engine, target, draft in keys:
         chosen = [
             r for r in rows
-            if (r.source, _word(r.engine), r.target) == (source, engine, target) and (not r.gamma or r.draft == draft)
+            if (r.source, _word(r.engine), r.target) == (source, engine, target) and (not r.gamma or (r.draft == draft and not r.tree))
         ]  # fmt: skip
         points = [point for row in chosen if (point := _point(row)) is not None]
         points = [p for p in points if (p.case.deployment.gpu.name, p.doubts) == _kind(points[0])]
@@ -142,7 +142,7 @@ def _point(row: Row) -> _Point | None:
     """None where the row cannot be priced; `validate_published` says why."""
     try:
         case = case_of(row)
-        served = replace(case.deployment, engine=replace(case.deployment.engine, **_NO_HOST))
+        served = replace(case.deployment, engine=_NO_HOST.of(case.deployment.engine))
         doubts = {name: sd for name, sd in spreads(served).items() if name != "host"}
         states = [served, *(slowed(served, name, sd) for name, sd in doubts.items())]
         seconds = [price(row, state, case.contexts[0]).seconds for state in states]
@@ -179,7 +179,7 @@ def _log_sd(trained: Sequence[_Point], points: Sequence[_Point]) -> FloatArray:
     short, long = (_step_s(_fit(trained, state), points, state) for state in (1 + doubts, 2 + doubts))
     # The ends of what is plausible are taken for an interval of the usual level.
     moved.append(np.log(long / short) / (2.0 * math.log(interval_factor(1.0, LEVEL))))
-    return np.sqrt(np.sum(np.square(moved), axis=0))
+    return np.asarray(np.sqrt(np.sum(np.square(moved), axis=0)))
 
 
 def _host_sd(point: _Point) -> float:

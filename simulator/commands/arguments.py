@@ -16,6 +16,7 @@ MOST = 10**7
 """Largest count any option takes; each command draws its own, narrower lines."""
 MOST_POINTS = 1000
 """Longest grid a list may describe."""
+_ONE_NUMBER = ("length", "rate", "alpha")
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -159,15 +160,24 @@ def _continued(field: str, text: str, literal: list[int], end: int) -> list[int]
 
 
 def acceptance(text: str) -> dict[str, Any]:
-    """``0.8`` | ``0.8,0.7,0.6`` (conditional, by depth) | ``marginal:0.7,0.5``, as the fields of `AcceptanceConfig`."""
+    """``0.8`` | ``0.8,0.7,0.6`` (conditional, by depth) | ``marginal:0.7,0.5`` | one number and the γ at which it was measured:
+    ``length:2.9@4``, ``rate:0.63@3``, ``alpha:0.8@4``; as the fields of `AcceptanceConfig`."""
     kind, colon, numbers = text.rpartition(":")
-    if colon and kind not in ("marginal", "conditional"):
-        raise UnknownName("acceptance", kind, ("marginal", "conditional"), kind="kind of rates")
+    kinds = ("marginal", "conditional", *_ONE_NUMBER)
+    if colon and kind not in kinds:
+        raise UnknownName("acceptance", kind, kinds, kind="kind of rates")
+    if kind in _ONE_NUMBER:
+        number, at, gamma = numbers.partition("@")
+        value = _number(number)
+        if value is None or not at or re.fullmatch(r"\s*\d{1,4}\s*", gamma, re.ASCII) is None:
+            raise InputError("acceptance", text, f"be a number and the γ it was measured at, such as {kind}:0.7@4")
+        return {kind: value, "at_gamma": int(gamma)}
     rates = [_number(part) for part in numbers.split(",")]
     if any(rate is None or not 0.0 <= rate <= 1.0 for rate in rates):
         raise InputError(
-            "acceptance", text, "be numbers from 0 to 1, such as 0.8, or 0.8,0.7 by depth, or marginal:0.7,0.5"
-        )
+            "acceptance", text,
+            "be numbers from 0 to 1, such as 0.8, or 0.8,0.7 by depth, or marginal:0.7,0.5, or one number such as length:2.9@4",
+        )  # fmt: skip
     if colon or len(rates) > 1:
         return {kind or "conditional": tuple(rates)}
     return {"alpha": rates[0]}
@@ -200,9 +210,12 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--link", metavar="NAME", help="link between the GPUs (the GPU's own)")
 
 
-def deployment(args: argparse.Namespace, draft: str | None = None) -> Deployment:
-    """What `add_deployment`'s options describe. Raises MemwallError."""
-    from simulator.deployment import deploy
+def deployment(
+    args: argparse.Namespace, draft: str | None = None, *, engine: dict[str, Any] | None = None, **drafter: Any
+) -> Deployment:
+    """What `add_deployment`'s options describe, with a drafter and settings of the engine; `drafter`: ``draft_tp`` and
+    ``draft_quantization`` of `deploy`. Raises MemwallError."""
+    from simulator.deployment import EngineChoice, deploy
     from simulator.quantization import Quantization
     from simulator.records import validate
 
@@ -211,6 +224,7 @@ def deployment(args: argparse.Namespace, draft: str | None = None) -> Deployment
     }
     quantization = validate(Quantization, formats, "")
     return deploy(
-        args.model, args.gpu, tp=args.tp, pp=args.pp, ep=args.ep, quantization=quantization, engine=args.engine,
-        draft=draft, link=args.link,
+        args.model, args.gpu, tp=args.tp, pp=args.pp, ep=args.ep, quantization=quantization,
+        engine=validate(EngineChoice, {"name": args.engine, **engine}, "engine") if engine else args.engine,
+        draft=draft, link=args.link, **drafter,
     )  # fmt: skip

@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulator.commands.arguments import count, quantity, written
+from simulator.commands.engine_options import (
+    acceptance_doubt,
+    add_engine_options,
+    as_changes,
+    engine_speculation,
+    remarks,
+)
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +63,7 @@ def add(commands: Any) -> None:
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
         help="any field by its dotted name, e.g. engine.max_sequences=64 or speculation=null",
     )  # fmt: skip
+    add_engine_options(parser)
     group = parser.add_argument_group("files")
     group.add_argument("--rows", metavar="FILE", help="one row per request and variant, .parquet or .csv")
     group.add_argument("--json", metavar="FILE", help="scenario and summary as JSON")
@@ -112,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     blocks = simulation_report(result, wall_s, extra.intervals, extra.replications)
     if extra.left_out:
         blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
+    blocks += [*acceptance_doubt(scenario), *remarks(engine_speculation(args, scenario.model))]
     print_blocks([*blocks, *written(args.rows, args.json, args.html)])
     if extra.left_out or any(run.interrupted == STOPPED for run in result.runs):
         print("memwall: interrupted", file=sys.stderr)
@@ -184,7 +193,10 @@ def changed_scenario(args: argparse.Namespace) -> Scenario:
         "load.requests": args.requests, "load.rate_per_s": args.rate, "load.users": args.users, "seed": args.seed,
         "replicas": args.replicas, "tp": args.tp, "pp": args.pp, "ep": args.ep, "speculation.gamma": args.gamma,
     }  # fmt: skip
-    changes = [_parsed(text) for text in args.changes]
+    model = data.get("model")
+    read = engine_speculation(args, model if isinstance(model, str) else None)
+    changes = [] if read is None else as_changes(read, data.get("speculation"))
+    changes += [_parsed(text) for text in args.changes]
     if args.trace is not None:
         # The load belongs to the traffic that is replaced: a trace brings its own.
         changes += [("load", {}), ("traffic", {"kind": "trace", "path": str(Path(args.trace).absolute())})]

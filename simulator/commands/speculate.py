@@ -6,11 +6,14 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from simulator.commands.arguments import acceptance, add_deployment, count, deployment, grid, share, written
-from simulator.errors import InputError
+from simulator.commands.engine_options import add_engine_options, deployment_changes, engine_speculation, remarks
+from simulator.errors import InputError, MemwallError
 
 if TYPE_CHECKING:
     from simulator.deployment import Deployment
-    from simulator.speculation.acceptance import Acceptance
+    from simulator.output.tables import Section
+    from simulator.planning.acceptance_doubt import SpeedupDoubt
+    from simulator.speculation.acceptance import AcceptanceConfig
 
 _EXAMPLE = (
     "example: memwall speculate --model llama-3.1-70b --gpu h200 --tp 4 --draft llama-3.2-1b --gamma 1..8 "
@@ -35,17 +38,18 @@ def add(commands: Any) -> None:
         "--gamma",
         metavar="LIST",
         type=grid("gamma", most=_MOST_GAMMA),
-        default=tuple(range(1, 9)),
         help="drafted tokens (1..8)",
     )
     group.add_argument(
         "--acceptance", metavar="RATES", type=acceptance,
-        help="0.8 at every depth; 0.8,0.7,… conditional by depth; marginal:0.7,0.5,… as engines log it (the drafter's own)",
+        help="0.8 at every depth; 0.8,0.7,… conditional by depth; marginal:0.7,0.5,… as engines log it; or one number and the γ "
+        "it was measured at: length:2.9@4 tokens per verification, rate:0.63@3 accepted over drafted (the drafter's own)",
     )  # fmt: skip
     group.add_argument("--request-icc", metavar="X", type=share("request-icc"), help="correlation within a request (0)")
     group.add_argument(
         "--match-probability", metavar="X", type=share("match-probability"), help="share of rounds with any draft (1)"
     )
+    add_engine_options(parser)
     group = parser.add_argument_group("load")
     group.add_argument(
         "--batch", metavar="LIST", type=grid("batch", most=_MOST_BATCH), default=tuple(2**i for i in range(10)),
@@ -56,7 +60,7 @@ def add(commands: Any) -> None:
     group.add_argument("--csv", metavar="FILE", help="one row per γ and batch")
     group.add_argument("--json", metavar="FILE", help="all figures as JSON")
     group.add_argument("--html", metavar="FILE", help="page with the figure")
-    parser.set_defaults(run=run, needs=("model", "gpu", "draft"))
+    parser.set_defaults(run=run, needs=("model", "gpu"))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,35 +71,85 @@ def run(args: argparse.Namespace) -> None:
     from simulator.output import documents
     from simulator.output.report import speculate_report
     from simulator.output.tables import print_blocks
+    from simulator.planning.acceptance_doubt import speedup_doubt
     from simulator.planning.crossover import speculate
+    from simulator.speculation.typical import acceptance_interval
 
-    serving = deployment(args, args.draft)
-    result = speculate(serving, _law(args, serving), gammas=args.gamma, batches=args.batch, context_tokens=args.context)
+    read = engine_speculation(args, args.model)
+    fields = read.speculation if read is not None else {}
+    draft = fields.get("draft", args.draft)
+    if draft is None:
+        raise MemwallError("speculate needs --draft (see memwall speculate --help)")
+    gammas = args.gamma or tuple(sorted({*range(1, 9), *([fields["gamma"]] if fields else [])}))
+    serving = deployment(args, draft, **deployment_changes(read))
+    config, kind = (
+        _acceptance(args, serving, fields.get("acceptance")),
+        serving.drafter.kind if serving.drafter else None,
+    )
+    result = speculate(serving, config.law(kind=kind), gammas=gammas, batches=args.batch, context_tokens=args.context)
+    laws = acceptance_interval(config, kind)
+    doubt = speedup_doubt(result, laws) if laws is not None else None
     blocks = speculate_report(result)
+    if doubt is not None:
+        blocks.append(_doubt_section(config, kind, doubt))
+    if fields.get("tree") is not None:
+        blocks.append("The tree of the engine's configuration is left out here: chains are priced.")
     if args.csv is not None:
         from simulator.output.columns import write_mappings
 
         write_mappings(documents.speculate_cells(result), args.csv, "--csv")
     if args.json is not None:
-        write_text(args.json, documents.to_json(documents.speculate_document(result)), "--json")
+        document = documents.speculate_document(result)
+        if doubt is not None:
+            document["acceptance_doubt"] = [entry._asdict() for entry in doubt]
+        write_text(args.json, documents.to_json(document), "--json")
     if args.html is not None:
         from simulator.figures.page import speculate_page
 
         write_text(args.html, speculate_page(result), "--html")
-    print_blocks([*blocks, *written(args.csv, args.json, args.html)])
+    print_blocks([*blocks, *remarks(read), *written(args.csv, args.json, args.html)])
 
 
-def _law(args: argparse.Namespace, serving: Deployment) -> Acceptance:
+def _acceptance(args: argparse.Namespace, serving: Deployment, engine: Any) -> AcceptanceConfig:
+    """What is given, else what the engine's configuration forces, else what is published of the drafter."""
     from simulator.records import validate
     from simulator.speculation.acceptance import AcceptanceConfig
 
     drafter = serving.drafter
     if args.acceptance is not None:
         fields: dict[str, Any] = dict(args.acceptance)
+    elif engine is not None:
+        fields = dict(engine)
     elif drafter is not None and drafter.acceptance is not None:
         fields = drafter.acceptance.model_dump()
     else:
-        raise InputError("acceptance", "(absent)", f"be given, as none is published for the drafter {args.draft}")
+        name = drafter.name if drafter is not None else args.draft
+        raise InputError("acceptance", "(absent)", f"be given, as none is published for the drafter {name}")
     given = {"request_icc": args.request_icc, "match_probability": args.match_probability}
     fields.update({name: value for name, value in given.items() if value is not None})
-    return validate(AcceptanceConfig, fields, "acceptance").law()
+    return validate(AcceptanceConfig, fields, "acceptance")
+
+
+def _doubt_section(config: AcceptanceConfig, kind: str | None, doubt: list[SpeedupDoubt]) -> Section:
+    from simulator.output.rows import Table
+    from simulator.output.tables import Section
+    from simulator.speculation.typical import law_from_config
+
+    laws = law_from_config(config, kind)
+    source = laws.source if laws is not None else ""
+
+    def named(gamma: int) -> str:
+        return str(gamma) if gamma else "none"
+
+    body = [
+        (
+            f"{entry.batch:,}", str(entry.gamma), f"{entry.speedup:.2f}", f"{entry.least:.2f}–{entry.most:.2f}",
+            " / ".join(named(gamma) for gamma in entry.best_gammas),
+        )
+        for entry in doubt
+    ]  # fmt: skip
+    return Section(
+        f"as far as one number at γ = {config.at_gamma} leaves acceptance open",
+        Table(("batch", "γ", "speed-up", "from–to", "best γ if low / typical / high"), body),
+        f"{source}; from–to: half as far again as the public rates that fall most and least with depth",
+    )

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "sources", metavar="SOURCE", nargs="*",
         help="measurement file, CSV of points, kernel tables, layer timings, an engine's run, published speeds, or the result "
-        "file of a serving benchmark (the bundled measurements)",
+        "file of a serving benchmark (everything bundled)",
     )  # fmt: skip
     parser.add_argument(
         "--gpu", metavar="NAME", help="GPU of the tables or run; of a measurement file, the profile to hold against it"
@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
     scenario = load_scenario(args.scenario) if args.scenario is not None else None
     options = Options(args.gpu, args.link, scenario, args.salvage)
     sources = [Path(source) for source in args.sources]
-    sources = sources or sorted((catalog.root() / "hardware_profiles" / "measurements").glob("*.jsonl"))
+    bundled = catalog.root() / "hardware_profiles" / "measurements"
+    sources = sources or [*sorted(bundled.glob("*.jsonl")), *sorted(bundled.glob("published/*.csv"))]
     if not sources:
         raise InputError("source", "(absent)", "be given: no measurements are bundled here")
     found = [validation for source in sources for validation in validations_of(source, options)]

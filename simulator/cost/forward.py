@@ -189,12 +189,32 @@ class ForwardCost:
         stage_s = self._stage_s(self._parts(rows))
         return np.asarray(self.pp * np.maximum(0.0, head_s - (np.max(stage_s, axis=0) - stage_s[-1])))
 
+    def linear_work(self, tokens: FloatArray) -> FloatArray:
+        """Seconds, bytes and FLOP of one rank [3, points] of what `linear` times."""
+        parts = self._parts(tokens)
+        operators = self._linear_operators(parts)
+        return np.stack([self._linear_s(parts), self._sum(operators, 1), self._sum(operators, 2)])
+
+    def head_work(self, rows: FloatArray) -> FloatArray:
+        """Seconds, bytes and FLOP of one rank [3, points] of what `head` times."""
+        heads = self._head_operators(rows)
+        return np.stack([self.head(rows), self._sum(heads, 1), self._sum(heads, 2)])
+
     def attention(self, new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> float:
         """Seconds of the attention kernels of all layers for these sequences."""
         layers = [(int(kind.layers), kind.window_tokens) for kind in self.kinds]
         return sum(
             o.repeat * o.total_s for costs in self._attention_costs(new_tokens, cached_tokens, layers) for o in costs
         )
+
+    def attention_work(self, new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> tuple[float, float, float]:
+        """Seconds, bytes and FLOP of one rank of what `attention` times."""
+        layers = [(int(kind.layers), kind.window_tokens) for kind in self.kinds]
+        costs = [o for part in self._attention_costs(new_tokens, cached_tokens, layers) for o in part]
+        seconds, bytes_, flop = (
+            sum(o.repeat * float(getattr(o, field)) for o in costs) for field in ("total_s", "bytes_", "flop")
+        )
+        return seconds, bytes_, flop
 
     def seconds(self, batch: Batch) -> float:
         """Seconds of one pass, without its breakdown."""
@@ -207,14 +227,10 @@ class ForwardCost:
         graphs = capture or EVERY_SIZE
         padded = [graphs.padded(max_tokens, prompts) for prompts in (False, True)]
         points, back = np.unique(np.concatenate(padded), return_inverse=True)
-        tokens, rows = points.astype(float), np.arange(max_rows + 1, dtype=float)
-        parts, heads = self._parts(tokens), self._head_operators(rows)
-        operators = self._linear_operators(parts)
-        linear = np.stack([self._linear_s(parts), self._sum(operators, 1), self._sum(operators, 2)])
-        head = np.stack([self.head(rows), self._sum(heads, 1), self._sum(heads, 2)])
+        linear = self.linear_work(points.astype(float))
         return FastTables(
             linear=np.stack([linear[:, part] for part in np.split(back, 2)]),
-            head=head,
+            head=self.head_work(np.arange(max_rows + 1, dtype=float)),
             extra_host_s=np.stack([graphs.extra_host_s(max_tokens, prompts) for prompts in (False, True)]),
             kinds=self.kinds,
             decode_rates=self.decode_rates,
@@ -237,7 +253,7 @@ class ForwardCost:
             at = 1 + next(i for i, o in enumerate(operators) if o.name == "rotary")
             layers.append((kind.count, (*costs[:at], *kernels, *costs[at:])))
         edges = [self._cost(o, 1) for o in parts.edges]
-        heads = [self._cost(o, 1) for _, o in self._head_operators(rows)]
+        heads = [self._cost(o, times) for times, o in self._head_operators(rows)]
         alone = PassCost(tuple(layers), tuple(edges[:-1]), (edges[-1], *(heads if batch.rows else ())))
         if self.pp == 1:
             return alone

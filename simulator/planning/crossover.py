@@ -152,7 +152,7 @@ def _cell(deployment: Deployment, acceptance: Acceptance, context_tokens: int, g
     plain = round_cost(target, engine, sequences=batch, context_tokens=context_tokens)
     cost = round_cost(
         target, engine, sequences=batch, context_tokens=context_tokens, gamma=gamma, acceptance=acceptance,
-        draft=deployment.draft,
+        draft=deployment.draft, drafter=deployment.drafter,
     )  # fmt: skip
     room = budget(deployment.target, deployment.engine, deployment.draft, gamma).kv_tokens
     return Cell(cost, plain, batch * (context_tokens + gamma + 1) <= room)

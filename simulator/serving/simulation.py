@@ -156,7 +156,7 @@ def acceptance_of(scenario: Scenario, deployment: Deployment) -> Acceptance:
     if config is None:
         name = deployment.drafter.name if deployment.drafter else "(none)"
         raise InputError("speculation.acceptance", "(absent)", f"be given, as none is known for the drafter {name}")
-    return config.law(scenario.base)
+    return config.law(scenario.base, deployment.drafter.kind if deployment.drafter else None)
 
 
 def _run(scenario: Scenario, traffic: Requests, variant: Variant, progress: Progress | None, partial: bool) -> Run:

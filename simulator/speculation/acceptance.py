@@ -9,26 +9,24 @@ A chain of γ drafts yields τ = 1 + Σ_j Π_{i≤j} a_i tokens per round; with 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import model_validator
+from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import InputError
 from simulator.randomness import uniform_array
-from simulator.records import Record
+from simulator.speculation.acceptance_config import MAX_GAMMA, AcceptanceConfig, AnswerLength
 from simulator.speculation.beta_table import beta_quantiles
-from simulator.speculation.recording import Recording, Replay
-from simulator.speculation.stretches import LARGEST_ICC, STATES, accepted_shares, round_shares, state_rates
+from simulator.speculation.recording import Recording
+from simulator.speculation.stretches import STATES, accepted_shares, round_shares, state_rates
+
+__all__ = [
+    "MAX_GAMMA", "Acceptance", "AcceptanceConfig", "AnswerLength", "FloatArray", "RecordedAcceptance", "chain_tokens",
+    "conditional_from_marginal",
+]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
 
-MAX_GAMMA = 64
-"""Longest chain anyone drafts; guards tables against typing errors."""
-MAX_STRETCH_TOKENS = 1e9
-"""Longer stretches than any answer; beyond, their ends are lost in rounding."""
 _SMALLEST_ICC = 1e-9
 """Below it requests differ by less than 0.002 %, and the beta quantiles cannot be computed any more."""
 _SMALLEST_RATE = 1e-6
@@ -36,136 +34,6 @@ _SMALLEST_RATE = 1e-6
 _EFFECT_STREAM = (1 << 40) + 5  # beside the streams of `simulator.randomness`
 # Quantiles at which the population of requests is averaged: midpoints of equal shares.
 _POPULATION = (np.arange(2000) + 0.5) / 2000
-
-
-class AcceptanceConfig(Record):
-    """What a user knows about a drafter's acceptance; exactly one of `alpha`, `conditional`, `marginal`, `length`, `rate`,
-    `replay`."""
-
-    alpha: float | None = None
-    """Conditional acceptance rate, the same at every depth."""
-    conditional: tuple[float, ...] | None = None
-    """Conditional rate by depth; beyond its end the last entry holds."""
-    marginal: tuple[float, ...] | None = None
-    """Accepted / drafted by position, as engines log it; falls with depth by definition."""
-    length: float | None = None
-    """One number only: mean tokens per verification, the target's own included, of rounds with `at_gamma` drafts."""
-    rate: float | None = None
-    """One number only: the marginal rate that engines log over all positions, accepted / drafted at `at_gamma` drafts."""
-    at_gamma: int | None = None
-    """Drafts per round at which `length` or `rate` was measured, or up to which `alpha` holds: the rates by depth are then
-    those of the drafter's typical shape (`simulator.speculation.typical`)."""
-    replay: Replay | None = None
-    """Recorded rounds, repeated as they were: a path, or a mapping that also says which of a file's recordings."""
-    request_icc: float = 0.0
-    """Intraclass correlation of acceptance within a request: 0 when all requests are alike. Real logs show 0.08–0.16."""
-    stretch_icc: float = 0.0
-    """Share of the variance of acceptance within a request that lies between stretches of its text: 0 where a request's
-    luck is the same all along. Needs `stretch_tokens`."""
-    stretch_tokens: float | None = None
-    """Mean length of such a stretch in output tokens; each position begins a new one with probability 1 / stretch_tokens."""
-    match_probability: float = 1.0
-    """Share of rounds in which the drafter finds anything to propose (n-gram look-up); 1 for a model. With `match_tokens` the
-    share of output positions: rounds without a match are shorter, so more of them are."""
-    match_tokens: float | None = None
-    """Matches and their absence come in stretches of this mean length in output tokens, each drawn anew, so that two
-    neighbours may be alike; left out, every round finds a match or not by itself."""
-    source: str = ""
-    """Where the numbers come from."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, data: Any) -> Any:
-        if isinstance(data, bool):
-            return data
-        if isinstance(data, int | float):
-            return {"alpha": data}
-        if isinstance(data, dict) and isinstance(data.get("replay"), str):
-            return {**data, "replay": {"path": data["replay"]}}
-        return {"conditional": data} if isinstance(data, list | tuple) else data
-
-    @model_validator(mode="after")
-    def _check(self) -> AcceptanceConfig:
-        kinds = ("alpha", "conditional", "marginal", "length", "rate", "replay")
-        given = [n for n in kinds if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise InputError("acceptance", given or "(absent)", f"give exactly one of {', '.join(kinds)}")
-        self._check_one_number()
-        neutral_values = {
-            "request_icc": 0.0, "stretch_icc": 0.0, "stretch_tokens": None, "match_probability": 1.0, "match_tokens": None,
-        }  # fmt: skip
-        for name, neutral in neutral_values.items():
-            if self.replay is not None and getattr(self, name) != neutral:
-                raise InputError(name, getattr(self, name), "be left out with replay, whose rounds show it themselves")
-        for name in ("alpha", "match_probability"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise InputError(name, value, "be between 0 and 1")
-        if not 0.0 <= self.request_icc < 1.0:
-            raise InputError("request_icc", self.request_icc, "be at least 0 and below 1")
-        if not 0.0 <= self.stretch_icc <= LARGEST_ICC:
-            raise InputError("stretch_icc", self.stretch_icc, f"be between 0 and {LARGEST_ICC:g}")
-        for name in ("stretch_tokens", "match_tokens"):
-            value = getattr(self, name)
-            if value is not None and not 1.0 <= value <= MAX_STRETCH_TOKENS:
-                raise InputError(name, value, f"be between 1 and {MAX_STRETCH_TOKENS:g} output tokens")
-        if self.stretch_icc > 0.0 and self.stretch_tokens is None:
-            raise InputError("stretch_tokens", "(absent)", "be given with stretch_icc: the mean length of a stretch")
-        if self.stretch_icc > 0.0 and self.match_tokens is not None and self.match_probability < 1.0:
-            rule = "be left out with match_tokens: stretches are of acceptance or of matches, not of both"
-            raise InputError("stretch_icc", self.stretch_icc, rule)
-        for name in ("conditional", "marginal"):
-            rates = getattr(self, name)
-            if rates is None:
-                continue
-            if not 1 <= len(rates) <= MAX_GAMMA:
-                raise InputError(name, f"{len(rates)} entries", f"have 1 to {MAX_GAMMA} entries")
-            if not all(0.0 <= r <= 1.0 for r in rates):
-                raise InputError(name, list(rates), "be between 0 and 1 at every depth")
-        if self.marginal is not None and any(b > a for a, b in zip(self.marginal, self.marginal[1:], strict=False)):
-            raise InputError("marginal", list(self.marginal), "not rise with depth (are these conditional rates?)")
-        return self
-
-    def _check_one_number(self) -> None:
-        most = self.at_gamma
-        if most is None:
-            if self.length is not None or self.rate is not None:
-                name = "length" if self.length is not None else "rate"
-                raise InputError("at_gamma", "(absent)", f"be given with {name}: the drafts at which it was measured")
-            return
-        if not 1 <= most <= MAX_GAMMA:
-            raise InputError("at_gamma", most, f"be between 1 and {MAX_GAMMA}")
-        if self.length is None and self.rate is None and self.alpha is None:
-            raise InputError("at_gamma", most, "be given with length, rate or alpha only")
-        if self.length is not None and not 1.0 <= self.length <= most + 1.0:
-            rule = f"be between 1 and the {most + 1} tokens that {most} drafts can give"
-            raise InputError("length", self.length, rule)
-        if self.rate is not None and not 0.0 <= self.rate <= 1.0:
-            raise InputError("rate", self.rate, "be between 0 and 1: accepted over drafted tokens")
-
-    def law(self, base: Path | None = None, kind: str | None = None) -> Acceptance:
-        """The law these numbers describe. `base`: folder from which a recording's relative path is tried first. `kind`: kind of
-        drafter, whose typical shape completes one number.
-
-        Raises InputError for a recording that cannot be read.
-        """
-        if self.at_gamma is not None:
-            from simulator.speculation.typical import law_from_config  # which builds on this module
-
-            laws = law_from_config(self, kind)
-            if laws is not None:
-                return laws.config.law()
-        if self.replay is not None:
-            return RecordedAcceptance.of(self.replay.load(base))
-        if self.alpha is not None:
-            rates: tuple[float, ...] = (self.alpha,)
-        elif self.conditional is not None:
-            rates = self.conditional
-        else:
-            rates = conditional_from_marginal(self.marginal or ())
-        return Acceptance(
-            rates, self.request_icc, self.match_probability, self.stretch_icc, self.stretch_tokens, self.match_tokens
-        )
 
 
 def conditional_from_marginal(marginal: tuple[float, ...]) -> tuple[float, ...]:
@@ -196,6 +64,7 @@ class Acceptance:
     stretch_icc: float = 0.0
     mean_stretch_tokens: float | None = None
     match_tokens: float | None = None
+    answer_length: AnswerLength | None = None
 
     @property
     def alike(self) -> bool:
@@ -255,28 +124,38 @@ class Acceptance:
             rates[:, depth] = column[a]
         return rates
 
-    def per_request(self, seed: int, requests: int, gamma: int, first: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+    def per_request(
+        self, seed: int, requests: int, gamma: int, first: int = 0, answer_tokens: ArrayLike | None = None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rates [rows, gamma] and the row of each of the requests `first`, `first` + 1, …; the draw of request r is a pure
-        function of (seed, r)."""
-        index = np.arange(requests, dtype=np.int64)
+        function of (seed, r, the tokens of its answer). `answer_tokens` [requests] matter where luck goes with length; left
+        out, every request is one of the whole population."""
         if self.alike:
             return self.conditional(gamma)[None, :], np.zeros(requests, dtype=np.int64)
-        return self.at_quantile(uniform_array(seed, first + index, _EFFECT_STREAM, 0), gamma), index
+        quantile = self._quantiles(seed, requests, first, answer_tokens)
+        return self.at_quantile(quantile, gamma), np.arange(requests, dtype=np.int64)
+
+    def _quantiles(self, seed: int, requests: int, first: int, answer_tokens: ArrayLike | None) -> FloatArray:
+        # Places of the requests in their population.
+        index = first + np.arange(requests, dtype=np.int64)
+        quantile = uniform_array(seed, index, _EFFECT_STREAM, 0)
+        if self.answer_length is None or answer_tokens is None:
+            return quantile
+        return self.answer_length.shifted(quantile, answer_tokens)
 
     def stretch_rates(
-        self, seed: int, requests: int, gamma: int, first: int = 0
+        self, seed: int, requests: int, gamma: int, first: int = 0, answer_tokens: ArrayLike | None = None
     ) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Rates by state [rows, S, gamma] and the row of each of the requests `first`, `first` + 1, …
+        """Rates by state [rows, S, gamma] and the row of each of the requests `first`, `first` + 1, …, as in `per_request`.
 
         Where stretches differ in acceptance, requests stand at the middles of 2,000 equal shares of the population, so that
         there are no more rows than that; which of them request r has is a pure function of (seed, r).
         """
         if not self._varies or self.alike:
-            rates, row_of = self.per_request(seed, requests, gamma, first)
+            rates, row_of = self.per_request(seed, requests, gamma, first, answer_tokens)
             return self._by_state(rates), row_of
-        index = first + np.arange(requests, dtype=np.int64)
-        row_of = (uniform_array(seed, index, _EFFECT_STREAM, 0) * len(_POPULATION)).astype(np.int64)
-        return self._population_rates(gamma), row_of
+        place = (self._quantiles(seed, requests, first, answer_tokens) * len(_POPULATION)).astype(np.int64)
+        return self._population_rates(gamma), np.minimum(place, len(_POPULATION) - 1)
 
     def _by_state(self, rates: FloatArray) -> FloatArray:
         # [rows, γ] → [rows, S, γ]; 0 where nothing is proposed.
@@ -315,7 +194,11 @@ class Acceptance:
         Requests with bad luck take more rounds for their answers, so more of a batch's rounds are theirs, and the mean over
         rounds lies below `expected_tokens`, the mean over requests. Renewal argument: E[tokens] / E[rounds] per answer.
         """
-        return float(1.0 / np.mean(1.0 / self._tokens_by_request(gamma)))
+        tokens = self._tokens_by_request(gamma)
+        if self.answer_length is None or self.alike:
+            return float(1.0 / np.mean(1.0 / tokens))
+        weights = self.answer_length.weights(_POPULATION)
+        return float(weights.sum() / (weights / tokens).sum())
 
     def _tokens_by_request(self, gamma: int) -> FloatArray:
         # τ_r [quantiles of the population], one where all are alike.
@@ -354,7 +237,9 @@ class RecordedAcceptance(Acceptance):
             raise InputError("gamma", gamma, f"be at most the {len(self.rates)} drafts per round that were recorded")
         return super().conditional(gamma)
 
-    def per_request(self, seed: int, requests: int, gamma: int, first: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+    def per_request(
+        self, seed: int, requests: int, gamma: int, first: int = 0, answer_tokens: ArrayLike | None = None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rates of the recorded requests [rows, gamma], and which of them each request repeats."""
         recording = self._recorded(gamma)
         marginal = recording.marginal(gamma)

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from simulator.cost.forward import Batch, ForwardCost
+from simulator.cost.tables import SECONDS
 from simulator.engine import Engine
 from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import Drafter
 from simulator.speculation.shape import DraftShape, chain
+from simulator.speculation.waste import RoundWork, attention_of, pass_sizes, round_work
+
+
+@dataclass(frozen=True)
+class RoundInputs:
+    """The passes of a round."""
+
+    target: ForwardCost
+    draft: ForwardCost | None
+    shape: DraftShape
+    context_tokens: int
+    match: float
+    """Share of sequences that have drafts."""
+    read_tokens: float
+    """Tokens of each sequence that are new to the drafter."""
+    gpus: int
+    """Of target and drafter together."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,10 @@ class RoundCost:
     drafted_per_sequence: float
     """Tokens verified beside the one that a plain step computes (γ, or a tree's nodes), times the share of rounds that find a
     draft at all."""
+    draft_busy_s: float = 0.0
+    """The drafter's passes, whether the round waits for them or not."""
+    inputs: RoundInputs | None = field(default=None, repr=False, compare=False)
+    """What `work` is computed from."""
 
     @property
     def seconds(self) -> float:
@@ -52,6 +72,58 @@ class RoundCost:
     def wasted_tokens_per_sequence(self) -> float:
         """Drafted tokens per round that do not reach the user."""
         return self.drafted_per_sequence - (self.tokens_per_sequence - 1.0)
+
+    @cached_property
+    def work(self) -> RoundWork:
+        """Bytes and FLOP of the round's passes, and of a plain step's."""
+        given = self._given
+        return round_work(
+            given.target, given.draft, given.shape, sequences=self.sequences, context_tokens=given.context_tokens,
+            match=given.match, read_tokens=given.read_tokens,
+        )  # fmt: skip
+
+    @property
+    def wasted_flop_per_token(self) -> float:
+        """FLOP that reach nobody, of all GPUs, per token that reaches a user: the drafter's own, and of verification's the share
+        of tokens that were rejected (`RoundWork.wasted_flop`)."""
+        rejected = self.wasted_tokens_per_sequence / (self.drafted_per_sequence + 1.0)
+        return self.work.wasted_flop(rejected) / self._emitted
+
+    @property
+    def wasted_bytes_per_token(self) -> float:
+        """HBM bytes of the round beyond those of one plain step, of all GPUs, per token that reaches a user."""
+        return self.work.extra_bytes / self._emitted
+
+    @property
+    def bytes_per_token(self) -> float:
+        """All HBM bytes of the round, of all GPUs, per token that reaches a user; below a plain step's where it pays."""
+        return (self.work.verify.bytes_ + self.work.draft.bytes_) / self._emitted
+
+    @property
+    def joules_per_token(self) -> float:
+        """An estimate: every GPU, those that only draft included, draws its TDP as long as the round takes."""
+        given = self._given
+        return given.gpus * given.target.gpu.tdp_w * self.seconds / self._emitted
+
+    @property
+    def wasted_joules_per_token(self) -> float:
+        """An estimate: the TDP of the GPUs that do it, times the time of what a plain step would not do (all draft passes, and
+        how much longer verification takes), per token that reaches a user."""
+        given, power_w = self._given, self._given.target.gpu.tdp_w
+        plain_s = _verify_s(given.target, self.sequences, 0, given.context_tokens, 0)
+        draft_gpus = given.draft.gpus if given.draft and given.gpus > given.target.gpus else given.target.gpus
+        gpu_s = given.target.gpus * (self.verify_s - plain_s) + draft_gpus * self.draft_busy_s
+        return power_w * gpu_s / self._emitted
+
+    @property
+    def _given(self) -> RoundInputs:
+        if self.inputs is None:
+            raise ValueError("made by hand, this RoundCost does not know its passes")
+        return self.inputs
+
+    @property
+    def _emitted(self) -> float:
+        return self.sequences * self.tokens_per_sequence
 
 
 def round_cost(
@@ -78,7 +150,7 @@ def round_cost(
         shape = drafter.shape(gamma) if drafter else chain(gamma, passes=None if draft else 0)
     depth, nodes = shape.depth, shape.nodes
     tau = acceptance.live_tokens(depth) if acceptance and depth else 1.0
-    match = acceptance.match_probability if acceptance and depth else 1.0
+    match = acceptance.match_share(depth) if acceptance and depth else 1.0
     # Ragged verification: with a match nodes + 1 tokens, without one a single token. A mean between two whole numbers of
     # matches is their mixture, so that a batch of 1 with a match in 40 % of its rounds pays for those 40 %.
     fewer = math.floor(sequences * match)
@@ -91,9 +163,10 @@ def round_cost(
     verify_gap_s = engine.launch_gap_s(sequences, nodes + 1, target.decoder.layers, verify_s)
     passes = shape.passes if draft is not None else 0
     draft_s = gap_s = 0.0
+    read = tau if engine.settings.draft_batch == "ragged" else depth + 1.0
+    if drafter is not None and not drafter.reads_prompts:
+        read = 1.0
     if draft is not None and passes:
-        reads = drafter is None or drafter.reads_prompts
-        read = (depth + 1.0 if engine.settings.draft_batch == "padded" else tau) if reads else 1.0
         draft_s = _draft_s(draft, shape, sequences, context_tokens, read)
         gap_s = passes * engine.launch_gap_s(sequences, 1, draft.decoder.layers, draft_s / passes)
     apart = drafter.exposed_share if drafter else 1.0
@@ -102,7 +175,9 @@ def round_cost(
         sequences, speculating=nodes > 0, ngram=nodes > 0 and draft is None, gpu_s=verify_s + waited_s,
     )  # fmt: skip
     host_s += verify_gap_s + apart * (passes * engine.host_draft_pass_s + gap_s)
-    return RoundCost(sequences, depth, verify_s, waited_s, host_s, tau, nodes * match)
+    gpus = target.gpus + (drafter.draft_gpus if drafter else 0)
+    inputs = RoundInputs(target, draft, shape, context_tokens, match, read, gpus)
+    return RoundCost(sequences, depth, verify_s, waited_s, host_s, tau, nodes * match, draft_s, inputs)
 
 
 def waited_draft_s(draft_s: float, verify_s: float, exposed_share: float) -> float:
@@ -117,17 +192,12 @@ def waited_draft_s(draft_s: float, verify_s: float, exposed_share: float) -> flo
 
 def _draft_s(draft: ForwardCost, shape: DraftShape, sequences: int, context_tokens: int, read: float) -> float:
     """Seconds of all passes of a round, of which the first takes `read` tokens of each sequence."""
-    widths = [read, *(float(tokens) for tokens in shape.pass_tokens[1:])]
-    tokens = sequences * np.array(widths)
-    rows = sequences * np.array([1.0, *widths[1:]])
+    tokens, rows = pass_sizes(shape, sequences, read)
     seconds = float(draft.linear(tokens).sum() + draft.head(rows).sum())
     if isinstance(draft, DraftCost):
-        seconds += float(draft.intake(tokens[:1])[0, 0])
-    # What earlier passes drafted is in the cache of the later ones; taken to be half of it in each.
-    middle = context_tokens + sum(shape.pass_tokens) // 2
-    for width, times in Counter(shape.pass_tokens[1:]).items():
-        seconds += times * draft.attention((width,) * sequences, (middle,) * sequences)
-    return seconds + draft.attention((1,) * sequences, (context_tokens,) * sequences)
+        seconds += float(draft.intake(tokens[:1])[SECONDS, 0])
+    calls = attention_of(shape, sequences, context_tokens)
+    return seconds + sum(times * draft.attention(new, cached) for times, new, cached in calls)
 
 
 def _verify_s(target: ForwardCost, sequences: int, matched: int, context_tokens: int, gamma: int) -> float:

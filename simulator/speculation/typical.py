@@ -40,6 +40,9 @@ _LIKE = {"early-exit": "model", "sparse-kv": "model", "lookahead": "ngram"}
 """Kinds without public rates by depth, and the kind they are taken to resemble: layers of the target draft like a model."""
 _FAR = 40.0
 """Log-odds beyond which a rate is 0 or 1 in double precision."""
+_BEYOND_PUBLIC = 1.5
+"""How far the two outer laws depart from the typical one, in terms of the public lists that depart most. Of n lists drawn alike
+a further one is outside with probability 2 / (n + 1), a third to a half here, so that the doubt must reach beyond them."""
 _INSIDE = 1e-3
 """Published rates of 0 or 1 stand for small samples; their log-odds are taken this far inside."""
 
@@ -152,6 +155,20 @@ def acceptance_interval(config: AcceptanceConfig, kind: str | None = None) -> tu
     return tuple(c.law() for c in laws.configs) if laws else None
 
 
+def doubt_sentence(config: AcceptanceConfig, kind: str | None, gamma: int) -> str | None:
+    """What one number leaves open of a round of `gamma` drafts, for a report; None where more is known than one number."""
+    laws = law_from_config(config, kind)
+    if laws is None:
+        return None
+    tokens = [c.law().live_tokens(gamma) for c in laws.configs]
+    if gamma == config.at_gamma:
+        return f"Acceptance is known by one number ({laws.source}), which fixes the tokens per round at this γ."
+    return (
+        f"Acceptance is known by one number ({laws.source}): at γ = {gamma} it leaves {min(tokens):.2f} to {max(tokens):.2f} "
+        f"tokens per round open, {tokens[1]:.2f} are taken."
+    )
+
+
 def shape_names() -> list[str]:
     """Kinds of drafter with public rates."""
     return catalog.names("acceptance")
@@ -189,14 +206,12 @@ def _laws(length: float, gamma: int, kind: str | None, like: AcceptanceConfig | 
     def solved(log_odds: FloatArray) -> tuple[FloatArray, AcceptanceConfig]:
         return _moved(log_odds, lambda rates: _with(base, rates, source), length, gamma)
 
-    moved = [solved(row) for row in odds]
-    middle = np.mean([row for row, _ in moved], axis=0) if _known(kind) else np.zeros(depth)
-    typical = solved(middle)[1]
+    moved = [solved(row)[0] for row in odds]
+    middle, typical = solved(np.mean(moved, axis=0) if _known(kind) else np.zeros(depth))
     beyond = min(MAX_GAMMA, 2 * gamma + 2)
-    ranked = sorted(
-        [typical, *(config for _, config in moved)],
-        key=lambda c: float(np.cumprod(c.law().conditional(beyond)).sum()),
-    )
+    # Further lists will lie outside of the few that are public.
+    outer = [solved(middle + _BEYOND_PUBLIC * (row - middle))[1] for row in moved]
+    ranked = sorted([typical, *outer], key=lambda c: float(np.cumprod(c.law().conditional(beyond)).sum()))
     return TypicalLaw(typical, ranked[0], ranked[-1], source)
 
 

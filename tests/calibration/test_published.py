@@ -17,6 +17,7 @@ from simulator.deployment import deploy
 from simulator.engine import load_engine
 from simulator.errors import InputError
 from simulator.speculation.round import round_cost
+from simulator.speculation.shape import DraftShape
 
 PLAIN = {
     "id": "p", "source": "somebody", "hardware": "H100", "engine": "vLLM v1", "target": "Llama-3.1-8B", "method": "AR",
@@ -60,7 +61,7 @@ def test_a_rows_figure_is_that_of_a_round(table):
 
 def test_read_is_used_plus_dropped_and_each_problem_has_its_line_and_field(table):
     bad = {
-        "metric": "furlongs", "value": "fast", "batch": "0", "method": "tree", "gamma_or_tree": "1x2", "accept_len": "9",
+        "metric": "furlongs", "value": "fast", "batch": "0", "method": "beam", "gamma_or_tree": "1x2", "accept_len": "9",
         "id": "c",
     }  # fmt: skip
     broken = [CHAIN | {"id": f"x{name}", name: value} for name, value in bad.items()]
@@ -126,6 +127,34 @@ def test_gpt_fast_stores_scales_by_group(table):
     (quantity,) = validate_published(table(row)).quantities
     assert "4.13 GB of weights" in quantity.note
     assert "105 tokens of context assumed, 5 to 205" in quantity.note
+
+
+def test_a_tree_is_priced_by_its_shape_and_its_length(table):
+    """Steps/candidates/verified tokens: 3 passes of 1, 2 and 2 tokens, 7 drafted tokens beside the root, 2.5 tokens a round."""
+    row = CHAIN | {"method": "tree", "gamma_or_tree": "3/2/8"}
+    (quantity,) = validate_published(table(row)).quantities
+    served = deploy("llama-3.1-8b", "h100-sxm", draft="eagle-llama-3.1-8b")
+    law = type(served.drafter.acceptance)(marginal=(0.5, 0.5, 0.5)).law()
+    ours = round_cost(
+        served.target, served.engine, sequences=4, context_tokens=400, acceptance=law, draft=served.draft,
+        drafter=served.drafter, shape=DraftShape(7, 3, (1, 2, 2)),
+    )  # fmt: skip
+    assert quantity.predicted == pytest.approx(ours.seconds)
+    for sizes in ("8/2/8", "3/0/8", "3/2", "0/2/8", "a/b/c", "3/2/999"):
+        path = table(PLAIN, row | {"gamma_or_tree": sizes})
+        assert read_published(path).problems[0].endswith("e.g. 8/8/64")
+
+
+def test_several_gpus_share_the_model(table):
+    """ "8x H100" is tensor parallelism, as every engine here does it inside a node."""
+    (quantity,) = validate_published(table(PLAIN | {"hardware": "8x H100"})).quantities
+    served = deploy("llama-3.1-8b", "h100-sxm", tp=8)
+    bare = round_cost(served.target, served.engine, sequences=4, context_tokens=400)
+    assert quantity.predicted == pytest.approx(bare.seconds)
+    assert "on 8 h100-sxm" in quantity.note
+    (quantity,) = validate_published(table(PLAIN | {"hardware": "3x H100"})).quantities
+    assert quantity.predicted is None
+    assert "tp" in quantity.note
 
 
 def test_host_times_come_back():

@@ -174,7 +174,7 @@ def test_means_over_rounds_are_those_of_the_same_rates(accepted, gamma):
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        ({"alpha": 0.5}, "give exactly one of alpha, conditional, marginal, replay"),
+        ({"alpha": 0.5}, "give exactly one of alpha, conditional, marginal, length, rate, replay"),
         ({"request_icc": 0.1}, "request_icc=0.1 must be left out with replay"),
         ({"match_probability": 0.5}, "match_probability=0.5 must be left out with replay"),
     ],
