@@ -17,6 +17,8 @@ from simulator.serving.quantities import Rate
 from simulator.serving.traffic import Traffic, load_traffic, parse_traffic, with_load
 from simulator.slo import Slo
 from simulator.speculation.acceptance import MAX_GAMMA, AcceptanceConfig
+from simulator.speculation.policies import PolicyConfig
+from simulator.speculation.tree_config import TreeConfig
 
 __all__ = ["Load", "Scenario", "Slo", "Speculation", "load_scenario"]
 
@@ -28,6 +30,10 @@ class Speculation(Record):
     """Drafter: a bundled drafter, any bundled model, or a path."""
     gamma: int = 4
     """Tokens drafted per round."""
+    tree: TreeConfig | None = None
+    """A token tree in the place of γ drafts in a row: a bundled tree's name, paths, or a mapping."""
+    policy: PolicyConfig = PolicyConfig()
+    """How much is drafted when: ``fixed``, ``goodput``, ``per-request``, ``oracle``, ``{off_above: N}`` or ``{table: …}``."""
     acceptance: AcceptanceConfig | None = None
     """Overrides the drafter's published acceptance: α, a list by depth, or a mapping."""
     draft_tp: int | None = Field(default=None, ge=1)

@@ -99,12 +99,13 @@ def run(args: argparse.Namespace) -> int:
     from simulator.serving.compiled import is_cold
     from simulator.serving.first_call import compile_step_loop
     from simulator.serving.fleets import kinds_of
-    from simulator.serving.simulation import simulate
+    from simulator.serving.simulation import simulate, variants_of
 
     check_suffix(args.rows, "--rows")
     streamed = streams(args, scenario)
     # What cannot be served is said at once, not after the compilation.
-    kinds_of(scenario, scenario.deployment(), scenario.speculation.gamma if scenario.speculation else 0)
+    asked = variants_of(scenario, scenario.deployment())[0]
+    kinds_of(scenario, asked.deployment, asked.drafts)
     if is_cold() and not args.no_progress:
         print("memwall: compiling the step loop, once, some fifteen seconds …", file=sys.stderr, flush=True)
     compile_step_loop()

@@ -49,7 +49,7 @@ def tables_of(tables: Any, m: int) -> Any:
     """Tables of model `m`."""
     return Tables(
         tables.linear[m], tables.head[m], tables.extra_host_s[m], tables.kinds[m], tables.rates[m], tables.knots[m],
-        tables.pipeline[m],
+        tables.pipeline[m], tables.intake[m],
     )  # fmt: skip
 
 

@@ -18,10 +18,12 @@ from simulator.serving.passes import (
     attention_equal,
     attention_step,
     has_window,
+    intake_step,
     linear_step,
 )
 from simulator.serving.state import DEPTH, PASSES
 from simulator.speculation.policies import BY_TABLE
+from simulator.speculation.round import waited_draft_s
 
 
 @compiled
@@ -49,6 +51,9 @@ def goes_on(slot: Any) -> bool:
 def deepest(config: Any, plan: Any, slot: Any) -> int:
     """Drafts in a row of the present round, as many as the shape has where the policy is a table."""
     return int(plan.shapes[slot.shape, DEPTH] if config.policy == BY_TABLE else slot.depth)
+
+
+waited_s = compiled(waited_draft_s)
 
 
 @compiled
@@ -217,6 +222,7 @@ def passes_s(
     seconds = 0.0
     if tokens > 0:
         seconds += linear_step(draft, mode, sequences, tokens, drafting, replica)
+        seconds += intake_step(draft, tokens, replica)
         if width > 0 and not has_window(draft.kinds):
             seconds += attention_alike(draft, sequences, width, cached, 0.0, counts, replica)
         else:

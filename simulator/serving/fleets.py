@@ -16,13 +16,13 @@ from simulator.memory import MemoryBudget
 from simulator.scenario import Scenario
 from simulator.serving.cluster_config import Cluster, ReplicaPool
 from simulator.serving.control import Control, Scaled
+from simulator.serving.drafts import Drafts
 from simulator.serving.handover import Links
 from simulator.serving.metrics import ReplicaHardware
-from simulator.serving.model import ROUTERS, Fleet, FloatArray, IntArray, Workload
+from simulator.serving.model import ROUTERS, Fleet, Workload
 from simulator.serving.requests import Requests
-from simulator.serving.step_model import most_tokens, step_model
+from simulator.serving.step_model import Fates, most_tokens, step_model
 from simulator.serving.workload import fates_of, has_common, workload_of
-from simulator.speculation.acceptance import Acceptance
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,13 @@ class Kind:
     pool: ReplicaPool
     deployment: Deployment
     """With a drafter where they draft: prefill replicas do not."""
-    gamma: int
+    drafts: Drafts | None
     budget: MemoryBudget
+
+    @property
+    def nodes(self) -> int:
+        """Drafts that it verifies at once for one sequence at most."""
+        return self.drafts.nodes if self.drafts else 0
 
     @property
     def total_blocks(self) -> int:
@@ -85,7 +90,7 @@ def gpus_of(scenario: Scenario) -> dict[str, int]:
     return found
 
 
-def kinds_of(scenario: Scenario, deployment: Deployment, gamma: int) -> list[Kind]:
+def kinds_of(scenario: Scenario, deployment: Deployment, drafts: Drafts | None) -> list[Kind]:
     """The scenario's kinds of replicas; `deployment` is what it names itself. Raises MemwallError where one does not fit."""
     kinds = []
     for pool in pools_of(scenario):
@@ -97,9 +102,9 @@ def kinds_of(scenario: Scenario, deployment: Deployment, gamma: int) -> list[Kin
                 scenario.model_copy(update=given).with_base(scenario.base).deployment(), scenario, deployment
             )
             own = own if deployment.drafter is not None else own.plain()
-        drafts = gamma if pool.role != "prefill" else 0
-        own = own if drafts else own.plain()
-        kinds.append(Kind(pool, own, drafts, own.fit(gamma=drafts)))
+        ours = drafts if pool.role != "prefill" else None
+        own = own if ours else own.plain()
+        kinds.append(Kind(pool, own, ours, own.fit(gamma=ours.nodes if ours else 0)))
     return kinds
 
 
@@ -107,7 +112,7 @@ def longest_of(kinds: Sequence[Kind], *, prefill: bool = False) -> int | None:
     """Tokens of the longest request that replicas of every kind can hold to its end, or of prefill replicas up to its first
     token; None where there are no such replicas."""
     chosen = [kind for kind in kinds if (kind.pool.role == "prefill") == prefill]
-    return min((most_tokens(kind.deployment, kind.budget, kind.gamma) for kind in chosen), default=None)
+    return min((most_tokens(kind.deployment, kind.budget, kind.nodes) for kind in chosen), default=None)
 
 
 def line_of(kinds: Sequence[Kind]) -> EngineSettings:
@@ -143,30 +148,29 @@ def plan(
     scenario: Scenario,
     traffic: Requests,
     deployment: Deployment,
-    gamma: int,
-    law: Acceptance | None,
+    drafts: Drafts | None,
     *,
     total: int | None = None,
     common: bool | None = None,
 ) -> Plan:
-    """Fleets, workload and control of one variant: `gamma` drafts that fare by `law`, or none.
+    """Fleets, workload and control of one variant, which drafts as `drafts` say, or not at all.
 
     Where `traffic` is only the beginning of `total` requests, `common` says whether any prompts of the whole begin alike.
     Raises MemwallError where a kind does not fit its GPUs or no request fits its KV cache.
     """
     cluster = scenario.cluster or Cluster()
-    kinds = kinds_of(scenario, deployment, gamma)
+    kinds = kinds_of(scenario, deployment, drafts)
     workload = workload_of(
         traffic, line_of(kinds), scenario.warmup, longest_of(kinds) or 0, longest_of(kinds, prefill=True), total=total
     )
     if common is None:
         common = has_common(traffic)
-    fates: tuple[FloatArray, IntArray] = np.ones((1, 1)), np.zeros(len(traffic), dtype=np.int64)
-    drawn = fates if law is None else fates_of(traffic, law, scenario, gamma)
+    fates = Fates(np.ones((1, 1, 1)), np.zeros(len(traffic), dtype=np.int64))
+    drafter = deployment.drafter.kind if deployment.drafter else None
+    drawn = fates if drafts is None else fates_of(traffic, drafts, scenario, drafter=drafter)
     models = [
         step_model(
-            kind.deployment, kind.budget, gamma=kind.gamma, law=law if kind.gamma else None,
-            fates=drawn if kind.gamma else fates, seed=scenario.seed,
+            kind.deployment, kind.budget, drafts=kind.drafts, fates=drawn if kind.drafts else fates, seed=scenario.seed,
             shares=common and kind.deployment.engine.settings.prefix_caching, prefill_only=kind.pool.role == "prefill",
         )
         for kind in kinds

@@ -14,12 +14,11 @@ import numpy as np
 
 from simulator.serving.compiled import compiled
 from simulator.serving.state import COLUMN, DEPTH, NODES
-from simulator.speculation.shape import MAX_GAMMA
 from simulator.speculation.policies import BY_ORACLE, BY_PAST
+from simulator.speculation.shape import MAX_GAMMA
+from simulator.speculation.stretches import STRETCH_BEGINS, STRETCH_STATE
 
 _GAMMA, _MUL_1, _MUL_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # randomness.py
-# In the place of a depth: whether an output position begins a stretch of text, and in which state.
-RENEWS, STATE = 1 << 32, (1 << 32) + 1
 
 
 class Luck(NamedTuple):
@@ -70,8 +69,8 @@ def stretch_at(config: Any, luck: Any, slot: Any, position: int) -> int:
         return 0
     while slot.looked_at <= position:
         here = absorbed(slot.luck, slot.looked_at)
-        if slot.looked_at == 0 or number_of(absorbed(here, RENEWS)) < config.stretch_renewal:
-            drawn = number_of(absorbed(here, STATE))
+        if slot.looked_at == 0 or number_of(absorbed(here, STRETCH_BEGINS)) < config.stretch_renewal:
+            drawn = number_of(absorbed(here, STRETCH_STATE))
             state = 0
             while state < states - 1 and drawn >= luck.bounds[state]:
                 state += 1

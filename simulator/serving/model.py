@@ -37,7 +37,7 @@ class PlanTables(NamedTuple):
 
 def plan_tables(plan: DraftPlan, columns: Sequence[int]) -> PlanTables:
     """`plan` with the rates of shape i from column `columns[i]` on."""
-    passes = max(1, max(shape.passes for shape in plan.shapes))
+    passes = max(1, *(shape.passes for shape in plan.shapes))
     shapes = [(s.nodes, s.depth, s.passes, column) for s, column in zip(plan.shapes, columns, strict=True)]
     tokens = [[*s.pass_tokens, *[0] * (passes - s.passes)] for s in plan.shapes]
     return PlanTables(np.array(shapes), np.array(tokens), plan.batches, plan.contexts, plan.choice)
@@ -62,6 +62,8 @@ class StepModel:
     """Upper ends of the states' shares of [0, 1) [states]."""
     proposes: IntArray = field(default_factory=lambda: np.ones(1, dtype=np.int64))
     """Whether anything is drafted in a state [states]."""
+    draft_intake: FloatArray = field(default_factory=lambda: np.zeros((3, 2)))
+    """What the drafter's first pass of a round costs beside the others: seconds, bytes, FLOP [3, tokens that are new to it + 1]."""
     first_round: IntArray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     """Where each row's recorded rounds begin, and the end of the last [rows + 1]; one zero where nothing is replayed."""
     rounds: Any = field(default_factory=lambda: state.records(state.RECORDED, 0))

@@ -46,7 +46,9 @@ class Tables(NamedTuple):
     """Seconds of one layer's attention by new tokens − 1, sequences and knots; 0 where not evaluated yet [γ + 1, sequences + 1,
     knots]."""
     pipeline: Any
-    """Stages [1]."""
+    """Stages, and the most tokens of `linear` and of `intake` [3]."""
+    intake: Any
+    """Of a drafter's first pass in a round, beside `linear` [3, tokens]."""
 
 
 @compiled
@@ -164,6 +166,23 @@ def attention_alike(
 
 
 @compiled
+def intake_step(tables: Any, tokens: int, replica: Any) -> float:
+    """What a drafter's first pass of a round costs beyond its others, with `tokens` that are new to it; adds bytes and FLOP."""
+    intake = tables.intake
+    at_once = tables.pipeline[2]
+    seconds = 0.0
+    while tokens > at_once:
+        replica.hbm_bytes += intake[1, at_once]
+        replica.flop += intake[2, at_once]
+        seconds += intake[0, at_once]
+        tokens -= at_once
+    replica.hbm_bytes += intake[1, tokens]
+    replica.flop += intake[2, tokens]
+    seconds += intake[0, tokens]
+    return seconds
+
+
+@compiled
 def attention_equal(
     tables: Any, sequences: int, new_tokens: int, cached: Any, ahead: float, loads: Any, counts: Any, replica: Any
 ) -> float:
@@ -201,7 +220,7 @@ def linear_step(tables: Any, mode: int, sequences: int, tokens: int, rows: int, 
     tokens, rows = part(tokens, parts), part(rows, parts)
     share = parts / tables.pipeline[0]
     linear, head = tables.linear[mode], tables.head
-    at_once = linear.shape[1] - 1
+    at_once = tables.pipeline[1]
     seconds = 0.0
     while tokens > at_once:  # a drafter that has much to read reads it in pieces
         replica.hbm_bytes += share * linear[1, at_once]

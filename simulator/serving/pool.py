@@ -196,11 +196,19 @@ class Pool:
             stacks=stacks_of(configs, replicas, sequences, n),
             blocks=_named_blocks(configs, fleet.model_of, sequences, longest, shares=shares),
             pieces=(workload.source, workload.end_tokens),
-            targets=_stacked([m.target for m in models], sequences, longest, new_tokens),
-            drafts=_stacked([m.draft for m in models], sequences, longest, new_tokens),
+            targets=_stacked(
+                [m.target for m in models], [np.zeros((3, 2))] * len(models), sequences, longest, new_tokens
+            ),
+            drafts=_stacked(
+                [m.draft for m in models], [m.draft_intake for m in models], sequences, longest, new_tokens
+            ),
             plans=_plans([m.plan for m in models]),
             luck=Luck(
-                models[0].acceptance, models[0].row_of, models[0].first_round, models[0].rounds, models[0].stretch_bounds,
+                models[0].acceptance,
+                models[0].row_of,
+                models[0].first_round,
+                models[0].rounds,
+                models[0].stretch_bounds,
                 models[0].proposes,
             ),
             records=Record(
@@ -276,10 +284,13 @@ def _named_blocks(configs: Any, model_of: IntArray, sequences: int, longest: int
     return blocks
 
 
-def _stacked(tables: list[FastTables], sequences: int, longest: int, new_tokens: int) -> Tables:
+def _stacked(
+    tables: list[FastTables], intakes: list[FloatArray], sequences: int, longest: int, new_tokens: int
+) -> Tables:
     columns = len(AttentionKind._fields)
     kinds = [np.array([tuple(k) for k in t.kinds], dtype=np.float64).reshape(-1, columns) for t in tables]
     rates = np.zeros((len(tables), 2), dtype=RATES)
+    sizes = [(t.pipeline, t.linear.shape[2] - 1, i.shape[1] - 1) for t, i in zip(tables, intakes, strict=True)]
     for m, table in enumerate(tables):
         rates[m, 0], rates[m, 1] = tuple(table.decode_rates), tuple(table.prefill_rates)
     contexts = FINE_TOKENS + int(longest / KNOT_TOKENS) + 3
@@ -288,7 +299,8 @@ def _stacked(tables: list[FastTables], sequences: int, longest: int, new_tokens:
     )  # pages that are never touched cost nothing
     return Tables(
         _padded([t.linear for t in tables]), _padded([t.head for t in tables]), _padded([t.extra_host_s for t in tables]),
-        _kinds(kinds), rates.view(np.recarray), knots, np.array([[t.pipeline] for t in tables], dtype=np.int64),
+        _kinds(kinds), rates.view(np.recarray), knots, np.array(sizes, dtype=np.int64),
+        _padded(intakes),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.arrays import one_of, plan_of, record_of, tables_of
 from simulator.serving.batching import schedule
 from simulator.serving.compiled import compiled, compiled_apart
-from simulator.serving.drafting import add_cached, draft_after, draft_before
+from simulator.serving.drafting import add_cached, draft_after, draft_before, waited_s
 from simulator.serving.kv_cache import blocks_for, give_back
 from simulator.serving.line import join, next_cancelled, next_overdue, next_ready_s
 from simulator.serving.luck import accepted_drafts, learn
@@ -321,7 +321,7 @@ def step(
             draft_s = draft_after(
                 config, plan, luck, replica, slots, draft, draft_loads, counts, draft_cached, scratch[7], scratch[8]
             )
-        draft_s *= config.draft_share
+        draft_s = waited_s(draft_s, gpu_s, config.draft_share)
     swap_s = config.swap_s_per_token * replica.step_swap_tokens
     gpu_s += draft_s
     gpu_s += swap_s

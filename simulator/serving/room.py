@@ -11,8 +11,8 @@ def kv_room(result: SimulationResult) -> Concurrency | None:
     speculates or finished."""
     summary = result.main.summary
     finished = summary.requests["finished"]
-    if result.main.gamma == 0 or not finished:
+    if result.main.drafts is None or not finished:
         return None
     tokens = sum(c.prompt_tokens + c.output_tokens for c in summary.classes)
     deployment = result.main.kinds[-1].deployment
-    return deployment.concurrency(context_tokens=max(1, round(tokens / finished)), gamma=result.main.gamma)
+    return deployment.concurrency(context_tokens=max(1, round(tokens / finished)), gamma=result.main.drafts.nodes)

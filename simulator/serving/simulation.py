@@ -17,6 +17,7 @@ from simulator.serving import state
 from simulator.serving.cluster import INTERRUPTED, ClusterRun, run_cluster
 from simulator.serving.cluster_metrics import ClusterSummary, summarise_cluster
 from simulator.serving.control import Happening
+from simulator.serving.drafts import Drafts, drafts_of
 from simulator.serving.fleets import Kind, Plan, plan
 from simulator.serving.handover import Transfers
 from simulator.serving.metrics import Summary, summarise
@@ -36,6 +37,8 @@ class Run:
     variant: str
     """``speculation`` or ``plain``."""
     gamma: int
+    """Drafts in a row at most; 0: none."""
+    drafts: Drafts | None
     summary: Summary
     budget: MemoryBudget
     total_blocks: int
@@ -126,16 +129,15 @@ class Variant(NamedTuple):
     name: str
     """``speculation`` or ``plain``."""
     deployment: Deployment
-    gamma: int
-    law: Acceptance | None
+    drafts: Drafts | None
 
 
 def variants_of(scenario: Scenario, deployment: Deployment, acceptance: Acceptance | None = None) -> list[Variant]:
     """What is simulated, in order; `acceptance` takes the place of the law the scenario states."""
-    variants = [Variant("plain", deployment.plain(), 0, None)]
-    if scenario.speculation is not None:
+    variants = [Variant("plain", deployment.plain(), None)]
+    if scenario.speculation is not None and deployment.drafter is not None:
         law = acceptance or acceptance_of(scenario, deployment)
-        variants.insert(0, Variant("speculation", deployment, scenario.speculation.gamma, law))
+        variants.insert(0, Variant("speculation", deployment, drafts_of(scenario, deployment.drafter, law)))
     return variants
 
 
@@ -160,7 +162,7 @@ def acceptance_of(scenario: Scenario, deployment: Deployment) -> Acceptance:
 
 
 def _run(scenario: Scenario, traffic: Requests, variant: Variant, progress: Progress | None, partial: bool) -> Run:
-    planned = plan(scenario, traffic, variant.deployment, variant.gamma, variant.law)
+    planned = plan(scenario, traffic, variant.deployment, variant.drafts)
     tell = (lambda done, of: progress(variant.name, done, of)) if progress else None
     done = run_cluster(planned.fleets, planned.workload, planned.control, progress=tell)
     if done.interrupted == INTERRUPTED and not partial:
@@ -200,7 +202,8 @@ def judged(
     )
     return Run(
         variant=variant.name,
-        gamma=variant.gamma,
+        gamma=variant.drafts.depth if variant.drafts else 0,
+        drafts=variant.drafts,
         summary=summary,
         budget=planned.kinds[-1].budget,
         total_blocks=planned.kinds[-1].total_blocks,

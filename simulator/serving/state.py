@@ -129,7 +129,10 @@ CONFIG = np.dtype(
         ("policy", "i8"),  # one of BY_TABLE, BY_PAST, BY_ORACLE of `speculation.policies`
         ("drafter", "i8"),  # one of NO_DRAFTER, MODEL_DRAFTER, NGRAM_DRAFTER
         ("draft_reads", "i8"),  # 1 when the drafter has a KV cache of its own, which every token must enter
-        ("draft_keeps_up", "i8"),  # 1 when it reads on while nothing is drafted (after a step only), 0 when it reads later
+        (
+            "draft_keeps_up",
+            "i8",
+        ),  # 1 when it reads on while nothing is drafted (after a step only), 0 when it reads later
         ("draft_share", "f8"),  # of the drafter's time that is waited for; below 1 where it has GPUs of its own
         ("stretch_renewal", "f8"),  # probability that an output position begins a new stretch of text
         ("draft_first", "i8"),  # 1 when a round makes its own drafts, 0 when the step before did

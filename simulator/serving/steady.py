@@ -13,7 +13,7 @@ from typing import Any
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.batching import fits
 from simulator.serving.compiled import compiled
-from simulator.serving.drafting import add_cached
+from simulator.serving.drafting import add_cached, waited_s
 from simulator.serving.kv_cache import blocks_for, enter_full, free_blocks, take
 from simulator.serving.line import first_fresh, stack_goes_first
 from simulator.serving.luck import accepted_drafts, shape_for
@@ -27,6 +27,7 @@ from simulator.serving.passes import (
     attention_equal,
     attention_step,
     has_window,
+    intake_step,
     linear_step,
     micro_batches,
     part,
@@ -72,9 +73,7 @@ def can_run_steadily(
 
 
 @compiled
-def alike_rounds(
-    config: Any, plan: Any, replica: Any, slots: Any, target: Any, draft: Any, luck: Any
-) -> bool:
+def alike_rounds(config: Any, plan: Any, replica: Any, slots: Any, target: Any, draft: Any, luck: Any) -> bool:
     """Whether all sequences have rounds of one shape, whose drafts a model made for certain at the end of the step before."""
     certain = config.match_probability >= 1.0 and config.replays == 0 and config.policy == BY_TABLE
     if config.drafter != MODEL_DRAFTER or config.draft_first == 1 or config.draft_reads == 0 or not certain:
@@ -325,6 +324,7 @@ def run_rounds(
         lags = not drafts and config.draft_keeps_up == 0
         if drafting > 0 and not lags:
             draft_s = linear_step(draft, 0, drafting, new, drafting if drafts else 0, replica)
+            draft_s += intake_step(draft, new, replica)
             if config.draft_padded == 1 and depth + 1 <= DECODE_QUERY_LIMIT:
                 draft_cached[:] = read_on
                 draft_s += attention_alike(draft, drafting, depth + 1, draft_cached, 0.0, counts, replica)
@@ -349,7 +349,7 @@ def run_rounds(
                     )
                     ahead += each
             draft_s += config.host_draft_pass_s * made
-        draft_s *= config.draft_share
+        draft_s = waited_s(draft_s, gpu_s, config.draft_share)
         replica.draft_s += draft_s
         replica.drafted_tokens += drafted
         replica.accepted_tokens += accepted

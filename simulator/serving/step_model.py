@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,9 +11,13 @@ from simulator.deployment import Deployment
 from simulator.errors import InputError
 from simulator.memory import MemoryBudget
 from simulator.serving import state
-from simulator.serving.model import FloatArray, IntArray, StepModel
-from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
+from simulator.serving.drafts import Drafts
+from simulator.serving.goodput import goodput_plan
+from simulator.serving.model import FloatArray, IntArray, StepModel, plan_tables
+from simulator.speculation.acceptance import RecordedAcceptance
+from simulator.speculation.policies import always
 from simulator.speculation.recording import Recording
+from simulator.speculation.shape import PLAIN
 
 _HOST_TIMES = (
     "host_step_s", "host_per_sequence_s", "host_hidden_step_s", "host_hidden_per_sequence_s", "host_speculative_round_s",
@@ -20,26 +25,36 @@ _HOST_TIMES = (
 )  # fmt: skip
 
 
+class Fates(NamedTuple):
+    """Acceptance of all requests."""
+
+    rates: FloatArray
+    """Conditional rates [rows, states of a stretch, columns]."""
+    row_of: IntArray
+    """Row of each request [requests]."""
+
+
 def step_model(
     deployment: Deployment,
     budget: MemoryBudget,
     *,
-    gamma: int,
-    law: Acceptance | None,
-    fates: tuple[FloatArray, IntArray],
+    drafts: Drafts | None,
+    fates: Fates,
     seed: int,
     shares: bool,
     prefill_only: bool = False,
 ) -> StepModel:
-    """One kind of replica. `fates`: acceptance rates [rows, γ] and the row of each request; `shares`: blocks have names.
+    """One kind of replica. `shares`: blocks have names.
 
     Raises InputError where a round does not fit the token budget.
     """
     engine, settings = deployment.engine, deployment.engine.settings
-    if gamma + 1 > settings.max_batched_tokens:
+    nodes = drafts.nodes if drafts else 0
+    if nodes + 1 > settings.max_batched_tokens:
         raise InputError(
-            "max_batched_tokens", settings.max_batched_tokens, f"be at least γ + 1 = {gamma + 1}", where="engine"
-        )
+            "max_batched_tokens", settings.max_batched_tokens, f"be at least the {nodes + 1} tokens of a round",
+            where="engine",
+        )  # fmt: skip
     config = state.records(state.CONFIG, 1)
     row = config[0]
     for name in ("max_sequences", "max_batched_tokens", "block_tokens", "max_waiting"):
@@ -66,18 +81,47 @@ def step_model(
     row.draft_padded = int(settings.draft_batch == "padded")
     row.padded = int(settings.verify == "padded")
     row.overlap = int(settings.overlap)
-    row.gamma = gamma
-    row.match_probability = law.match_probability if law else 1.0
-    if gamma:
-        row.drafter = state.MODEL_DRAFTER if deployment.draft else state.NGRAM_DRAFTER
-    # Padding is charged beyond the token budget: γ more for every sequence at most.
+    row.match_probability = row.draft_share = 1.0
+    # Padding is charged beyond the token budget, and a pass of the drafter may be wider than a step.
     most = settings.max_batched_tokens
-    if row.padded or row.draft_padded:
-        most += settings.max_sequences * gamma
-    target = deployment.target_tables(most, most, gamma + 1)
-    draft = (deployment.draft_tables(most, most) if gamma else None) or target
-    model = StepModel(config, target, draft, *fates)
-    return replayed(model, law.recording) if isinstance(law, RecordedAcceptance) else model
+    if row.padded:
+        most += settings.max_sequences * nodes
+    target = deployment.target_tables(most, most, nodes + 1)
+    model = StepModel(config, target, target, plan_tables(always(PLAIN), [0, 0]), *fates)
+    if drafts is None or deployment.drafter is None:
+        return model
+    return _drafting(model, deployment, drafts, budget)
+
+
+def _drafting(model: StepModel, deployment: Deployment, drafts: Drafts, budget: MemoryBudget) -> StepModel:
+    """`model` with a drafter."""
+    settings, drafter, law = deployment.engine.settings, deployment.drafter, drafts.law
+    if drafter is None:
+        return model
+    row = model.config[0]
+    row.policy = drafts.plan.mode
+    row.drafter = state.MODEL_DRAFTER if deployment.draft else state.NGRAM_DRAFTER
+    row.draft_reads, row.draft_share = int(drafter.reads_prompts), drafter.exposed_share
+    row.draft_keeps_up = int(drafter.catches_up == "each-step")
+    recorded = isinstance(law, RecordedAcceptance)
+    row.match_probability = 1.0 if law.matches_in_stretches else law.match_probability
+    row.stretch_renewal = 1.0 / law.stretch_tokens
+    widest = max(max(shape.pass_tokens, default=1) for shape in drafts.plan.shapes)
+    padded = drafts.depth + 1 if settings.draft_batch == "padded" else 1
+    most = max(settings.max_batched_tokens, settings.max_sequences * max(widest, padded))
+    tables = deployment.draft_tables(most, most)
+    changed = replace(
+        model,
+        draft=tables or model.target,
+        plan=plan_tables(drafts.plan, drafts.columns),
+        stretch_bounds=np.ones(1) if recorded else np.cumsum(law.stretch_weights),
+        proposes=np.ones(1, dtype=np.int64) if recorded else law.stretch_proposes.astype(np.int64),
+        draft_intake=deployment.draft_intake(most),
+    )
+    if drafts.goodput:
+        longest = min(most_tokens(deployment, budget, 0), deployment.target.decoder.max_context_tokens or 1 << 20)
+        changed = replace(changed, plan=plan_tables(goodput_plan(changed, drafts, longest), drafts.columns))
+    return replayed(changed, law.recording) if isinstance(law, RecordedAcceptance) else changed
 
 
 def replayed(model: StepModel, recording: Recording) -> StepModel:
@@ -88,11 +132,11 @@ def replayed(model: StepModel, recording: Recording) -> StepModel:
     return replace(model, first_round=recording.first_round, rounds=rounds)
 
 
-def most_tokens(deployment: Deployment, budget: MemoryBudget, gamma: int) -> int:
-    """Prompt and answer of the longest sequence that the KV cache holds alone, with its look-ahead slots."""
+def most_tokens(deployment: Deployment, budget: MemoryBudget, nodes: int) -> int:
+    """Prompt and answer of the longest sequence that the KV cache holds alone, with look-ahead slots for `nodes` drafts."""
     settings = deployment.engine.settings
     tokens = budget.kv_blocks(settings.block_tokens) * settings.block_tokens
     if settings.hybrid_kv and budget.window_tokens and tokens > budget.window_tokens:
         kept = max(1e-9, 1.0 - budget.windowed_share)
         tokens = int(budget.window_tokens + (tokens - budget.window_tokens) / kept)
-    return tokens - gamma - 1
+    return tokens - nodes - 1

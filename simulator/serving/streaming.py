@@ -212,7 +212,7 @@ class _Pass:
         self._chunks = stream.chunks()
         chunk = next(self._chunks)
         self.planned: Plan = plan(
-            scenario, chunk, variant.deployment, variant.gamma, variant.law, total=total, common=stream.common
+            scenario, chunk, variant.deployment, variant.drafts, total=total, common=stream.common
         )
         self._most_tokens = longest_of(self.planned.kinds) or 0
         if stream.shortest > self._most_tokens:
@@ -318,8 +318,11 @@ class _Fates:
     def __init__(self, scenario: Scenario, variant: Variant, chunk: Requests):
         self._scenario, self._variant = scenario, variant
         self._differ = False
-        if variant.law is not None:
-            laws = [variant.law, *(c.acceptance.law(scenario.base) for c in chunk.classes if c.acceptance is not None)]
+        if variant.drafts is not None:
+            laws = [
+                variant.drafts.law,
+                *(c.acceptance.law(scenario.base) for c in chunk.classes if c.acceptance is not None),
+            ]
             self._differ = any(not law.alike and not isinstance(law, RecordedAcceptance) for law in laws)
         self.rates, self.row_of = self._of(chunk, 0)
 
@@ -333,10 +336,10 @@ class _Fates:
         self.row_of = np.arange(len(self.rates))
 
     def _of(self, chunk: Requests, first: int) -> tuple[FloatArray, IntArray]:
-        law = self._variant.law
-        if law is None:
-            return np.ones((1, 1)), np.zeros(len(chunk), dtype=np.int64)
-        rates, row_of = fates_of(chunk, law, self._scenario, self._variant.gamma, first)
+        drafts, drafter = self._variant.drafts, self._variant.deployment.drafter
+        if drafts is None:
+            return np.ones((1, 1, 1)), np.zeros(len(chunk), dtype=np.int64)
+        rates, row_of = fates_of(chunk, drafts, self._scenario, first, drafter.kind if drafter else None)
         return (rates[row_of], np.arange(len(chunk))) if self._differ else (rates, row_of)
 
 

@@ -11,9 +11,11 @@ from simulator.engine import EngineSettings
 from simulator.errors import InputError
 from simulator.scenario import Scenario
 from simulator.serving import state
+from simulator.serving.drafts import Drafts
 from simulator.serving.model import Workload
 from simulator.serving.requests import Requests
-from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
+from simulator.serving.step_model import Fates
+from simulator.speculation.acceptance import RecordedAcceptance
 
 IntArray = NDArray[np.int64]
 _AT_ONCE = 4096
@@ -94,34 +96,41 @@ def has_common(traffic: Requests) -> bool:
 
 def fates_of(
     traffic: Requests,
-    law: Acceptance,
+    drafts: Drafts,
     scenario: Scenario,
-    gamma: int,
     first: int = 0,
-) -> tuple[NDArray[np.float64], IntArray]:
-    """Conditional acceptance rates [rows, γ] and the row of each request, classes with a law of their own included.
+    drafter: str | None = None,
+) -> Fates:
+    """Acceptance of each request, classes with a law of their own included.
 
-    `first`: number of the first request, where `traffic` is a part of a whole.
+    `first`: number of the first request, where `traffic` is a part of a whole. `drafter`: its kind.
     Raises InputError where classes differ in what the whole engine has in common.
     """
-    n = len(traffic)
-    rates, row_of = law.per_request(scenario.seed, n, gamma, first)
+    n, law = len(traffic), drafts.law
+    rates, row_of = drafts.rates(law, scenario.seed, n, first)
     for number, kind in enumerate(traffic.classes):
         if kind.acceptance is None:
             continue
-        own = kind.acceptance.law(scenario.base)
+        own = kind.acceptance.law(scenario.base, drafter)
         where = f"class {kind.name}"
         if isinstance(own, RecordedAcceptance) or isinstance(law, RecordedAcceptance):
             raise InputError("acceptance", "replay", "be the scenario's, for all classes", where=where)
-        if own.match_probability != law.match_probability:
-            rule = f"be {law.match_probability:g}, the scenario's, as a drafter matches alike for all"
-            raise InputError("match_probability", own.match_probability, rule, where=where)
-        own_rates, own_rows = own.per_request(scenario.seed, n, gamma, first)
+        for name in ("match_probability", "match_tokens", "mean_stretch_tokens"):
+            ours, theirs = getattr(law, name), getattr(own, name)
+            if theirs != ours:
+                shown = "left out" if ours is None else f"{ours:g}"
+                raise InputError(
+                    name.removeprefix("mean_"), theirs, f"be {shown}, as the scenario has it for all", where=where
+                )
+        own_rates, own_rows = drafts.rates(own, scenario.seed, n, first)
+        if own_rates.shape[1] != rates.shape[1]:
+            rule = "be above 0 in all classes, or in none"
+            raise InputError("stretch_icc", own.stretch_icc, rule, where=where)
         members = np.flatnonzero(traffic.class_of == number) if traffic.class_of is not None else np.arange(n)
         row_of = row_of.copy()
         row_of[members] = len(rates) + own_rows[members]
         rates = np.concatenate([rates, own_rates])
-    return np.ascontiguousarray(rates), row_of
+    return Fates(np.ascontiguousarray(rates), row_of)
 
 
 def _ranks(traffic: Requests, settings: EngineSettings) -> IntArray:

@@ -71,7 +71,10 @@ def plans(draw, *, passes):
     if kind == "off-above":
         return off_above(draw(shapes(passes=passes)), draw(st.integers(1, 4)))
     found = [PLAIN, *draw(st.lists(shapes(passes=passes), min_size=1, max_size=3))]
-    batches, contexts = draw(st.sampled_from([[1], [1, 2], [1, 3, 4]])), draw(st.sampled_from([[0], [0, 11], [0, 9, 15]]))
+    batches, contexts = (
+        draw(st.sampled_from([[1], [1, 2], [1, 3, 4]])),
+        draw(st.sampled_from([[0], [0, 11], [0, 9, 15]])),
+    )
     choice = [[draw(st.integers(0, len(found) - 1)) for _ in contexts] for _ in batches]
     return by_table(found, batches, contexts, choice)
 

@@ -41,7 +41,9 @@ def test_with_few_blocks_too_and_all_invariants_hold(variants):
         model = fleet.models[0]
         config = model.config.copy()
         asked = workload.requests
-        longest = int((asked["prompt_tokens"] + asked["output_tokens"]).max() + model.plan.shapes[:, state.NODES].max() + 1)
+        longest = int(
+            (asked["prompt_tokens"] + asked["output_tokens"]).max() + model.plan.shapes[:, state.NODES].max() + 1
+        )
         config[0].total_blocks = LONGEST_AT_ONCE * -(-longest // config[0].block_tokens)
         # So that everybody is there at once.
         crowd = rig.fresh(workload)

@@ -12,18 +12,19 @@ from simulator.serving.plain.sequence import Sequence
 from simulator.serving.plain.timing import PassTimer, Spent, Work
 from simulator.serving.state import DEPTH, PASSES
 from simulator.speculation.policies import BY_TABLE
+from simulator.speculation.round import waited_draft_s
 
 
 class Drafter:
     """A model that drafts in passes, each for all sequences that draft so deep."""
 
-    def __init__(self, timer: PassTimer, luck: Luck, plan: PlanTables, settings: Any):
-        self.timer, self.luck, self.plan, self.settings = timer, luck, plan, settings
+    def __init__(self, timer: PassTimer, luck: Luck, plan: PlanTables, intake: Any, settings: Any):
+        self.timer, self.luck, self.plan, self.intake, self.settings = timer, luck, plan, intake, settings
 
-    def seconds(self, batch: List[Sequence], spent: Spent) -> float:
+    def seconds(self, batch: List[Sequence], verify_s: float, spent: Spent) -> float:
         """Seconds of the drafter's passes beside a step of `batch` that are waited for, host time between them included."""
         seconds = self._before(batch, spent) if self.settings.draft_first else self._after(batch, spent)
-        return seconds * float(self.settings.draft_share)
+        return waited_draft_s(seconds, verify_s, float(self.settings.draft_share))
 
     def _after(self, batch: List[Sequence], spent: Spent) -> float:
         """It reads prompts and accepted tokens, and then drafts for the next step, for those whose answer goes on."""
@@ -138,6 +139,7 @@ class Drafter:
     def _first_pass_s(self, work: List[Work], rows: int, *, prompts: bool, spent: Spent) -> float:
         tokens = sum(new for new, _ in work)
         seconds = self.timer.linear_s(len(work), tokens, rows, prompts=prompts, spent=spent)
+        seconds += self.timer.intake_s(self.intake, tokens, spent)
         new = work[0][0]
         alike = all(other == new for other, _ in work) and not self.timer.has_window
         padded = self.settings.draft_padded and self.settings.draft_reads and not self.settings.draft_first

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.randomness import uniform
-from simulator.serving.luck import RENEWS, STATE
 from simulator.serving.model import StepModel
 from simulator.serving.plain.sequence import Sequence
 from simulator.serving.state import COLUMN, DEPTH, NO_DRAFTER, NODES
-from simulator.speculation.shape import MAX_GAMMA
 from simulator.speculation.policies import BY_ORACLE, BY_PAST
+from simulator.speculation.shape import MAX_GAMMA
+from simulator.speculation.stretches import STRETCH_BEGINS, STRETCH_STATE
 
 
 class Luck:
@@ -83,9 +83,9 @@ class Luck:
             return 0
         seed = self.settings.seed
         begin = position
-        while begin > 0 and uniform(seed, sequence.index, begin, RENEWS) >= self.settings.stretch_renewal:
+        while begin > 0 and uniform(seed, sequence.index, begin, STRETCH_BEGINS) >= self.settings.stretch_renewal:
             begin -= 1
-        drawn = uniform(seed, sequence.index, begin, STATE)
+        drawn = uniform(seed, sequence.index, begin, STRETCH_STATE)
         return next((s for s, bound in enumerate(bounds) if drawn < bound), len(bounds) - 1)
 
     def _recorded(self, sequence: Sequence) -> Any:
@@ -93,5 +93,3 @@ class Luck:
         row = self.model.row_of[sequence.index]
         first, end = int(self.model.first_round[row]), int(self.model.first_round[row + 1])
         return self.model.rounds[first + sequence.decode_rounds % (end - first)]
-
-

@@ -59,7 +59,7 @@ class Replica:
         self.number = number
         self.luck = Luck(model, self.settings)
         self.timer = PassTimer(model.target)
-        self.drafter = Drafter(PassTimer(model.draft), self.luck, model.plan, self.settings)
+        self.drafter = Drafter(PassTimer(model.draft), self.luck, model.plan, model.draft_intake, self.settings)
         self.pool = BlockPool(self.settings.total_blocks)
         self.line = Line(self.settings)
         self.running: list[Sequence] = []
@@ -291,7 +291,7 @@ class Replica:
             host_s += settings.host_ngram_per_sequence_s * (len(decoding) if settings.draft_first else len(batch))
         draft_s = 0.0
         if settings.drafter == state.MODEL_DRAFTER:
-            draft_s = self.drafter.seconds(batch, counters)
+            draft_s = self.drafter.seconds(batch, target_s, counters)
         swap_s = settings.swap_s_per_token * swapped_tokens
         gpu_s = target_s + draft_s + swap_s
         # Host work that an overlapped schedule does beside the GPU's, right after another step.

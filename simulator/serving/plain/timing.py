@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.cost.roofline import attention_time, one_kernel
@@ -75,6 +76,18 @@ class PassTimer:
         spent.hbm_bytes += share * (float(linear[BYTES, tokens]) + float(head[BYTES]))
         spent.flop += share * (float(linear[FLOP, tokens]) + float(head[FLOP]))
         return seconds + (float(linear[SECONDS, tokens]) + float(head[SECONDS]))
+
+    def intake_s(self, intake: Any, tokens: int, spent: Spent) -> float:
+        """What a drafter's first pass of a round costs beyond its others, with `tokens` that are new to it."""
+        at_once, seconds = intake.shape[1] - 1, 0.0
+        while tokens > at_once:
+            spent.hbm_bytes += float(intake[BYTES, at_once])
+            spent.flop += float(intake[FLOP, at_once])
+            seconds += float(intake[SECONDS, at_once])
+            tokens -= at_once
+        spent.hbm_bytes += float(intake[BYTES, tokens])
+        spent.flop += float(intake[FLOP, tokens])
+        return seconds + float(intake[SECONDS, tokens])
 
     def extra_host_s(self, sequences: int, tokens: int, *, prompts: bool) -> float:
         """Launch gaps of a step that no captured graph covers, s."""

@@ -1,0 +1,102 @@
+"""The goodput policy: for each batch and context the shape that gives most tokens per second, by the loop's own step times.
+
+It prices steps of decoding alone, at the mean acceptance of a full batch: B·τ / T(B, context), with T the pass of the target
+over B·(nodes + 1) tokens, the drafter's passes and the host's time (SmartSpec, arXiv:2406.14066 §4, whose goodput this is, estimates
+both; here they are known). Prompts that share a step delay every shape alike, and are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulator.serving import state
+from simulator.serving.drafts import Drafts
+from simulator.serving.model import StepModel
+from simulator.serving.plain.timing import PassTimer, Spent
+from simulator.speculation.policies import DraftPlan, by_table
+from simulator.speculation.round import waited_draft_s
+from simulator.speculation.shape import DraftShape
+
+_STEPS_PER_DOUBLING = 4
+"""Batches and contexts between which a choice holds are a quarter of a doubling apart."""
+
+
+@dataclass(frozen=True)
+class _Pricer:
+    """Seconds of one step of decoding."""
+
+    model: StepModel
+
+    def seconds(self, shape: DraftShape, tokens: float, sequences: int, context: int) -> float:
+        """A step of `sequences` with `context` tokens each that yields `tokens` of each."""
+        settings: Any = self.model.config[0]
+        timer, spent = PassTimer(self.model.target), Spent()
+        new = shape.nodes + 1
+        total = sequences * new
+        gpu_s = timer.linear_s(sequences, total, total, prompts=False, spent=spent)
+        gpu_s += timer.equal_s(new, timer.cached([context] * sequences), sequences, 0.0, spent)
+        host_s = float(settings.host_step_s + settings.host_per_sequence_s * sequences)
+        host_s += timer.extra_host_s(sequences, total, prompts=False)
+        if shape.nodes:
+            host_s += float(settings.host_speculative_round_s)
+        if settings.drafter == state.NGRAM_DRAFTER:
+            host_s += float(settings.host_ngram_per_sequence_s * sequences)
+        if settings.drafter == state.MODEL_DRAFTER:
+            gpu_s += waited_draft_s(
+                self._draft_s(settings, shape, tokens, sequences, context), gpu_s, float(settings.draft_share)
+            )
+        hidden_s = float(settings.host_hidden_step_s + settings.host_hidden_per_sequence_s * sequences)
+        return host_s + (max(gpu_s, hidden_s) if settings.overlap else gpu_s + hidden_s)
+
+    def _draft_s(self, settings: Any, shape: DraftShape, tokens: float, sequences: int, context: int) -> float:
+        if not shape.nodes and not (settings.draft_keeps_up and settings.draft_reads):
+            return 0.0
+        timer, spent = PassTimer(self.model.draft), Spent()
+        read = 1 + shape.depth if settings.draft_padded else tokens
+        new = round(sequences * (read if settings.draft_reads else 1.0))
+        seconds = timer.linear_s(sequences, new, sequences if shape.nodes else 0, prompts=False, spent=spent)
+        seconds += timer.equal_s(
+            max(1, round(new / sequences)), timer.cached([context] * sequences), sequences, 0.0, spent
+        )
+        seconds += float(self.model.draft_intake[0, min(new, self.model.draft_intake.shape[1] - 1)])
+        drafted = 0
+        for each in shape.pass_tokens[1:]:
+            wide = sequences * each
+            seconds += timer.linear_s(sequences, wide, wide, prompts=False, spent=spent)
+            known = timer.cached([context + 1] * sequences)
+            seconds += timer.equal_s(each, known, sequences, float(drafted * sequences), spent)
+            drafted += each
+        return seconds + float(settings.host_draft_pass_s * max(1, shape.passes))
+
+
+def goodput_plan(model: StepModel, drafts: Drafts, longest_tokens: int) -> DraftPlan:
+    """The best of the drafts' shapes by batch and context up to `longest_tokens`; of equals the one with fewer drafts."""
+    settings = model.config[0]
+    shapes, tokens = drafts.plan.shapes, drafts.tokens()
+    batches = _grid(1, int(settings.max_sequences))
+    contexts = [0, *_grid(128, max(128, longest_tokens))]
+    pricer = _Pricer(model)
+    fits = [i for i, shape in enumerate(shapes) if shape.nodes + 1 <= settings.max_batched_tokens]
+
+    def best(sequences: int, context: int) -> int:
+        room = [i for i in fits if sequences * (shapes[i].nodes + 1) <= settings.max_batched_tokens] or [0]
+        rate = {i: tokens[i] / pricer.seconds(shapes[i], float(tokens[i]), sequences, context) for i in room}
+        return max(room, key=lambda i: (rate[i], -shapes[i].nodes))
+
+    choice = [[best(batch, _middle(contexts, j)) for j in range(len(contexts))] for batch in batches]
+    return by_table(shapes, batches, contexts, choice, drafts.plan.mode)
+
+
+def _grid(first: int, last: int) -> list[int]:
+    """Whole numbers from `first` to `last`, a quarter of a doubling apart or 1."""
+    doublings = max(0.0, np.log2(last / first))
+    steps = np.arange(int(doublings * _STEPS_PER_DOUBLING) + 1) / _STEPS_PER_DOUBLING
+    return sorted({round(first * 2.0**step) for step in steps.tolist()})
+
+
+def _middle(edges: list[int], i: int) -> int:
+    """A context in the middle of those between edge `i` and the next."""
+    return (edges[i] + edges[i + 1]) // 2 if i + 1 < len(edges) else edges[i]
