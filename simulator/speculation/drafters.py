@@ -81,7 +81,7 @@ class DrafterFile(Record):
     quantization: Quantization = Quantization()
     """Number formats of the drafter."""
     targets: tuple[str, ...] = ()
-    """Models the figures below were measured with; others are possible."""
+    """Models it is made for, or was measured with; others are possible."""
     acceptance: AcceptanceConfig | None = None
     """Acceptance where it has been published; a scenario's own figure goes first."""
     sources: dict[str, Source] = {}
