@@ -6,7 +6,7 @@ import pytest
 
 from simulator import catalog
 from simulator.architecture import load_decoder
-from simulator.errors import UnknownName
+from simulator.errors import InputError, UnknownName
 from tests.tiny_config import EXPERTS, LATENT, TINY, parse
 
 # Published sizes
@@ -93,9 +93,25 @@ def test_eagle_head_has_the_paper_s_own_weights(name, billions):
     assert head.extra_input_size == 2 * head.hidden_size
 
 
-def test_eagle3_head():
+def test_eagle3_head_by_hand():
     head = load_decoder("eagle3-llama-3.1-8b")
-    assert (head.layers, head.vocab_size, head.extra_input_size) == (1, 32000, 3 * 4096)
+    assert (head.layers, head.vocab_size, head.head_vocab_size, head.extra_input_size) == (1, 128_256, 32_000, 0)
+    # q, k and v read embedding and feature, o writes hidden; SwiGLU of 14336; three features into one; its own LM head.
+    attention = 2 * 4096 * (4096 + 2 * 1024) + 4096 * 4096
+    own = attention + 3 * 4096 * 14_336 + 3 * 4096 * 4096 + 32_000 * 4096
+    assert head.parameters - head.embedding_parameters == pytest.approx(own, rel=1e-4)
+
+
+def test_a_draft_vocabulary_is_part_of_the_vocabulary():
+    assert parse(draft_vocab_size=40).head_vocab_size == 40
+    assert parse(draft_vocab_size=40).parameters == parse().parameters - 60 * 64
+    with pytest.raises(InputError, match="draft_vocab_size"):
+        parse(draft_vocab_size=101)
+
+
+def test_prediction_modules_are_counted_apart():
+    assert load_decoder("deepseek-v3").mtp_modules == 1
+    assert load_decoder("llama-3.1-8b").mtp_modules == 0
 
 
 @pytest.mark.parametrize("name", catalog.names("model"))

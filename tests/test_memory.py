@@ -5,7 +5,6 @@ import re
 import pytest
 
 from simulator import units
-from simulator.cost.forward import ForwardCost
 from simulator.deployment import EngineChoice, deploy
 from simulator.errors import DoesNotFit, InputError
 from simulator.memory import budget, draft_weights_on_gpu, kv_bytes_per_token, require_fit, weights_on_gpu
@@ -120,8 +119,8 @@ def test_eagle_head_borrows_embedding_and_lm_head():
     own = head.decoder.parameters - 2 * 128_256 * 4096
     assert draft_weights_on_gpu(head, deployment.target) == pytest.approx(2 * own, rel=1e-3)
     # EAGLE-3 borrows the embedding only: its LM head has 32000 columns of its own.
-    third = ForwardCost(deploy("eagle3-llama-3.1-8b", "h100").target.decoder, deployment.gpu)
-    assert draft_weights_on_gpu(third, deployment.target) == weights_on_gpu(third) - 32_000 * 4096 * 2
+    third = deploy("llama-3.1-8b", "h100", draft="eagle3-llama-3.1-8b").draft
+    assert draft_weights_on_gpu(third, deployment.target) == weights_on_gpu(third) - 128_256 * 4096 * 2
 
 
 def test_head_on_one_gpu_of_several_keeps_its_own_copies():

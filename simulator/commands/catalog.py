@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from simulator.output.report import Block
     from simulator.output.tables import Section
     from simulator.serving.requests import Requests
+    from simulator.speculation.drafters import Drafter
 
 KINDS = ("gpu", "link", "engine", "model", "drafter", "traffic", "scenario")
 _PLURAL = {kind: kind if kind == "traffic" else f"{kind}s" for kind in KINDS}
@@ -112,7 +113,7 @@ def _drafter_row(name: str) -> tuple[str, ...]:
 
     drafter, rates = load_drafter(name), NONE
     if drafter.acceptance:
-        law = drafter.acceptance.law()
+        law = drafter.acceptance.law(kind=drafter.kind)
         rates = ", ".join(f"{rate:.2f}" for rate in law.rates[:5]) + (", …" if len(law.rates) > 5 else "")
     return drafter.name, drafter.kind, ", ".join(drafter.targets) or NONE, rates
 
@@ -141,7 +142,7 @@ _LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[str], tuple[str, ...]]]] =
     "model": (
         ("name", "parameters, 10⁹", "active", "layers", "hidden", "KV per token", "vocabulary", "context", "weights"), _model_row,
     ),
-    "drafter": (("name", "kind", "measured with", "conditional acceptance by depth"), _drafter_row),
+    "drafter": (("name", "kind", "for", "conditional acceptance by depth"), _drafter_row),
     "traffic": (("name", "kind", "load", "requests", "lengths"), _traffic_row),
     "scenario": (("name", "model", "GPUs", "speculation", "title"), _scenario_row),
 }  # fmt: skip
@@ -274,6 +275,36 @@ def _show_model(name: str) -> list[Block]:
     return [properties(decoder.name, rows)]
 
 
+def _how_it_drafts(drafter: Drafter) -> list[tuple[str, str]]:
+    """Rows on what it runs, holds and verifies."""
+    shape = drafter.shape(min(4, drafter.most_drafts))
+    own = {
+        "heads": f"{drafter.heads}, each of {drafter.head_layers} residual block(s) and an LM head"
+        if drafter.heads
+        else "",
+        "modules": f"{drafter.modules}, used in turn" if drafter.modules else "",
+        "layers": f"the target's first {drafter.exit_layer}" if drafter.exit_layer else "",
+        "reads of the KV cache": f"{drafter.kv_budget_tokens:,} tokens per sequence"
+        if drafter.kv_budget_tokens
+        else "",
+        "lookahead": f"W = {drafter.window}, G = {drafter.guesses}" if drafter.kind == "lookahead" else "",
+    }
+    gpus = "as the target's, where its heads allow" if drafter.tp is None else str(drafter.tp)
+    if drafter.parallel:
+        gpus = (
+            f"{drafter.draft_gpus} of its own; {drafter.parallel.hit:.0%} of the rounds can use what it drafted ahead"
+        )
+    off = {"later": "what it missed is read later", "each-step": "it reads on"}[drafter.catches_up]
+    cache = f"its own: reads prompts and accepted tokens; while speculation is off, {off}"
+    return [
+        *((key, text) for key, text in own.items() if text),
+        ("GPUs", "none" if drafter.looks_up else gpus),
+        ("KV cache", cache if drafter.reads_prompts else "none of its own"),
+        (f"passes, γ = {shape.depth}", f"{shape.passes}"),
+        (f"tokens verified, γ = {shape.depth}", f"{shape.nodes + 1} per sequence"),
+    ]
+
+
 def _show_drafter(name: str) -> list[Block]:
     from simulator import catalog
     from simulator.output.rows import acceptance_text
@@ -285,11 +316,11 @@ def _show_drafter(name: str) -> list[Block]:
     rows = [("name", drafter.name), ("kind", drafter.kind)]
     if drafter.decoder is not None:
         rows.append(("model", f"{drafter.decoder.name}, {drafter.decoder.parameters:,} parameters"))
-    rows.append(("GPUs", "as the target's, where its heads allow" if drafter.tp is None else str(drafter.tp)))
-    rows.append(("measured with", ", ".join(drafter.targets) or NONE))
+    rows += _how_it_drafts(drafter)
+    rows.append(("for", ", ".join(drafter.targets) or "any model"))
     blocks: list[Block] = []
     if drafter.acceptance is not None:
-        law = drafter.acceptance.law()
+        law = drafter.acceptance.law(kind=drafter.kind)
         rows.append(("acceptance", acceptance_text(law)))
         rows += [("  from", drafter.acceptance.source)] if drafter.acceptance.source else []
         rows += [(f"  tokens per round, γ = {gamma}", f"{law.expected_tokens(gamma):.2f}") for gamma in (1, 2, 4, 8)]

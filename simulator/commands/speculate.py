@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
         "--gamma",
         metavar="LIST",
         type=grid("gamma", most=_MOST_GAMMA),
-        help="drafted tokens (1..8)",
+        help="drafted tokens (1..8, as far as the drafter goes)",
     )
     group.add_argument(
         "--acceptance", metavar="RATES", type=acceptance,
@@ -80,8 +80,9 @@ def run(args: argparse.Namespace) -> None:
     draft = fields.get("draft", args.draft)
     if draft is None:
         raise MemwallError("speculate needs --draft (see memwall speculate --help)")
-    gammas = args.gamma or tuple(sorted({*range(1, 9), *([fields["gamma"]] if fields else [])}))
     serving = deployment(args, draft, **deployment_changes(read))
+    most = min(8, serving.drafter.most_drafts) if serving.drafter else 8
+    gammas = args.gamma or tuple(sorted({*range(1, most + 1), *([fields["gamma"]] if fields else [])}))
     config, kind = (
         _acceptance(args, serving, fields.get("acceptance")),
         serving.drafter.kind if serving.drafter else None,

@@ -135,13 +135,13 @@ def scenario_yaml(scenario: Scenario) -> str:
 def decode_call(result: DecodeResult) -> str:
     """The Python call that gives this step again."""
     arguments = f"batch={result.batch}, context_tokens={result.context_tokens}, new_tokens={result.new_tokens}"
-    return f"{_deploy_call(result.deployment)}\nresult = decode(deployment, {arguments})\n"
+    return f"{deploy_call(result.deployment)}\nresult = decode(deployment, {arguments})\n"
 
 
 def speculate_call(result: SpeculateResult) -> str:
     """The Python call that gives this grid again."""
     return (
-        f"{_deploy_call(result.deployment)}\n"
+        f"{deploy_call(result.deployment)}\n"
         f"acceptance = Acceptance({result.acceptance.rates!r}, {result.acceptance.request_icc!r}, "
         f"{result.acceptance.match_probability!r})\n"
         f"result = speculate(deployment, acceptance, gammas={list(result.gammas)!r}, batches={list(result.batches)!r}, "
@@ -149,7 +149,7 @@ def speculate_call(result: SpeculateResult) -> str:
     )
 
 
-def _deploy_call(deployment: Deployment) -> str:
+def deploy_call(deployment: Deployment) -> str:
     target = deployment.target
     names = "Acceptance, EngineChoice, Quantization, decode, deploy, speculate"
     changed = target.quantization.model_dump(exclude_defaults=True)

@@ -46,7 +46,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _document(kind: str, deployment: Deployment) -> dict[str, Any]:
+def document_head(kind: str, deployment: Deployment) -> dict[str, Any]:
+    """What every document begins with: its schema, and what it was computed for."""
     target, formats, drafter = deployment.target, deployment.target.formats, deployment.drafter
     return {
         "schema": f"memwall.{kind}/{SCHEMA_VERSION}",
@@ -86,7 +87,7 @@ def decode_document(result: DecodeResult) -> dict[str, Any]:
         {**asdict(o), "bytes": o.bytes_, "by_cause_s": o.by_cause()} for o in result.pass_cost.operators
     ]  # one entry per operator and kind of layer
     return {
-        **_document("decode", result.deployment),
+        **document_head("decode", result.deployment),
         "batch": result.batch,
         "micro_batches": result.micro_batches,
         "context_tokens": result.context_tokens,
@@ -115,7 +116,7 @@ def decode_document(result: DecodeResult) -> dict[str, Any]:
 def speculate_document(result: SpeculateResult) -> dict[str, Any]:
     """The grid and what follows from it."""
     return {
-        **_document("speculate", result.deployment),
+        **document_head("speculate", result.deployment),
         "acceptance": {
             "conditional": result.acceptance.rates,
             "request_icc": result.acceptance.request_icc,
@@ -171,7 +172,7 @@ def simulation_document(
     ]
     traffic, room = result.traffic, kv_room(result)
     return {
-        **_document("simulate", result.deployment),
+        **document_head("simulate", result.deployment),
         "scenario": result.scenario.model_dump(mode="json"),
         "complete": not any(run.summary.requests.get(UNFINISHED) for run in result.runs) and not interruption(result),
         "interrupted": interruption(result) or None,

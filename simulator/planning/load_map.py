@@ -32,8 +32,8 @@ Kind = Literal["users", "rate"]
 Measure = Literal["speed", "goodput"]
 MOST_LOAD = 1 << 16
 """More users, or requests per second, than any replica meets."""
-LEAST_GAIN = 1.01
-"""What is at most this much faster does not pay: nobody could measure it, and under a load that is mostly prompts, or beyond what
+LEAST_GAIN = 1.02
+"""What is at most this much faster does not pay: repeats of a measurement differ as much, and under a load that is mostly prompts, or beyond what
 either side carries, curves run along 1."""
 _BETWEEN = 8
 """Rates between two of the map at which a crossing is looked for."""

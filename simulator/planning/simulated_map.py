@@ -20,6 +20,7 @@ from simulator.errors import InputError
 from simulator.operators import FloatArray
 from simulator.planning.cell_store import CellStore, Row, key_of
 from simulator.planning.load_map import LEAST_GAIN, LoadAxis, LoadMap
+from simulator.planning.steady_state import QUEUED
 from simulator.planning.step_prices import PLAIN_DECODING, Drafting
 from simulator.planning.work import Work
 from simulator.scenario import Scenario
@@ -34,8 +35,6 @@ REQUESTS = 2000
 _LEAST_WARMUP, _MOST_WARMUP = 0.05, 0.5
 _CYCLES = 1.5
 """Requests of each user of a closed loop that are left out: all begin at once, and it takes them a while to fall out of step."""
-_QUEUED = 0.05
-"""Share of a request's stay that it may spend in the queue where a load is said to be carried."""
 
 Progress = Callable[[int, int], None]
 """Called with cells finished and cells in all."""
@@ -199,7 +198,7 @@ def row_of(run: Run, key: str, cell: Cell) -> Row:
         "tokens_per_round": found.tokens_per_round if run.gamma else None,
         "wasted_flop_share": found.wasted_flop_share,
         "draft_time_share": found.draft_time_share,
-        "carried": queued <= _QUEUED and found.stability.stable is not False,
+        "carried": queued <= QUEUED and found.stability.stable is not False,
     }
 
 

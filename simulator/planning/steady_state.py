@@ -29,6 +29,9 @@ from simulator.planning.work import Work
 from simulator.slo import Slo
 from simulator.speculation.acceptance import chain_tokens
 
+QUEUED = 0.05
+"""Share of a request's stay that it may spend in queues, for the batch or for its prompt's turn, where a load is said to be
+carried."""
 _REQUESTS = 512
 """Requests whose luck stands for that of all."""
 
@@ -52,6 +55,8 @@ class Curve:
     """W(b): from joining the batch to the last token."""
     first_s: FloatArray
     """Of this, up to the first token."""
+    line_s: FloatArray
+    """Of that, waiting for other prompts to be read, where they come faster than the token budget reads them."""
 
     @property
     def most(self) -> int:
@@ -85,7 +90,7 @@ class Load:
     goodput_per_s: FloatArray
     """Requests that meet the objectives, per second."""
     carried: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-    """Whether the load is carried: no queue for the batch in a closed loop, none that only grows in an open one."""
+    """Whether the load finds room: requests queue for at most `QUEUED` of their stay, and no queue only grows."""
 
 
 def curve(tables: DeploymentTables, drafting: Drafting, work: Work) -> Curve:
@@ -118,7 +123,7 @@ def curve(tables: DeploymentTables, drafting: Drafting, work: Work) -> Curve:
     flow = np.minimum(1.0, np.maximum(1.0, per_pass) / (batch * pieces / cycle))
     others = batch - 1.0
     decoding, reading = others * rounds / cycle * flow, others * pieces / cycle * flow
-    first_s = np.zeros(most)
+    first_s, line_s = np.zeros(most), np.zeros(most)
     filled = [np.zeros(most) for _ in Parts._fields]
     for n in np.unique(pieces).tolist():
         here = pieces == n
@@ -129,12 +134,12 @@ def curve(tables: DeploymentTables, drafting: Drafting, work: Work) -> Curve:
         own = prices.parts(decoding[here], 1.0 + reading[here], chunk, int(n))
         if settings.prefill == "first":  # while its prompt is read nobody decodes
             own = prices.parts(np.zeros(int(here.sum())), 1.0 + reading[here], chunk, int(n))
-        line_s = cycle[here] * (1.0 / flow[here] - 1.0) * seen.seconds
-        first_s[here] = joining[here] * seen.seconds + n * own.seconds + line_s
+        line_s[here] = cycle[here] * (1.0 / flow[here] - 1.0) * seen.seconds
+        first_s[here] = joining[here] * seen.seconds + n * own.seconds + line_s[here]
     parts = Parts(*filled)
     nobody = np.zeros(most)
     alone = prices.parts(np.minimum(1.0 + decoding, most), nobody, 0.0, 1)
-    return Curve(drafting, work, budget, room, rounds, parts, alone, first_s + rounds * parts.seconds, first_s)
+    return Curve(drafting, work, budget, room, rounds, parts, alone, first_s + rounds * parts.seconds, first_s, line_s)
 
 
 def closed_loop(curve: Curve, users: FloatArray, slo: Slo | None = None) -> Load:
@@ -148,7 +153,9 @@ def closed_loop(curve: Curve, users: FloatArray, slo: Slo | None = None) -> Load
     share = _share_within(curve, tpot_s, objectives)
     if objectives.ttft_s is not None:
         share = share * np.clip((objectives.ttft_s - ttft_s) / np.maximum(ttft_s, 1e-12) * 4.0 + 0.5, 0.0, 1.0)
-    return Load(batch, waiting, tpot_s, ttft_s, rate, rate * share, waiting <= 0.0)
+    queued_s = waiting / rate + np.interp(batch, at, curve.line_s)
+    carried = queued_s <= QUEUED * (ttft_s + tpot_s * (curve.work.output_tokens - 1.0))
+    return Load(batch, waiting, tpot_s, ttft_s, rate, rate * share, carried)
 
 
 def open_loop(curve: Curve, rates_per_s: FloatArray, slo: Slo | None = None) -> Load:
@@ -190,8 +197,13 @@ def open_loop(curve: Curve, rates_per_s: FloatArray, slo: Slo | None = None) -> 
             late = math.exp(-top * (1.0 - float(share[i])) / longer * room_s)
             good[i] *= min(1.0, soon + float(queued) * (1.0 - late))
     good = np.where(steady | (objectives.ttft_s is None and objectives.e2e_s is None), good, 0.0)
+    line_s = (
+        p[:, 1:] @ (b * curve.line_s / curve.stay_s) + p_tail * curve.most * curve.line_s[-1] / curve.stay_s[-1]
+    ) / lam[:, 0]
+    queued_s = waiting / lam[:, 0] + line_s
+    carried = steady & (queued_s <= QUEUED * (ttft_s + tpot_s * (curve.work.output_tokens - 1.0)))
     return Load(
-        np.where(steady, batch, curve.most), np.where(steady, waiting, np.inf), tpot_s, ttft_s, served, served * good, steady
+        np.where(steady, batch, curve.most), np.where(steady, waiting, np.inf), tpot_s, ttft_s, served, served * good, carried
     )  # fmt: skip
 
 

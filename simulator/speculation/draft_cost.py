@@ -11,9 +11,7 @@ from simulator.cost.forward import AttentionKind, ForwardCost, LinearParts
 from simulator.errors import InputError
 from simulator.experts import SPLIT_EVENLY
 from simulator.operators import FloatArray, Operator, feature_operators, head_operators, medusa_operators
-from simulator.speculation.drafters import Drafter
-
-_SHARES_LAYERS = ("early-exit", "sparse-kv")
+from simulator.speculation.drafters import SHARES_LAYERS, Drafter
 
 
 class DraftCost(ForwardCost):
@@ -24,7 +22,7 @@ class DraftCost(ForwardCost):
         decoder = drafter.decoder_for(target.decoder)
         if decoder is None:
             raise InputError("draft", drafter.name, "be a drafter with a model")
-        if target.pp > 1 and drafter.kind in _SHARES_LAYERS:
+        if target.pp > 1 and drafter.kind in SHARES_LAYERS:
             raise InputError("pp", target.pp, f"be 1 for {drafter.name}, which drafts with the target's own layers")
         self.drafter, self.target = drafter, target
         self.heads = drafter.heads if drafter.kind == "medusa" else 0
@@ -59,7 +57,7 @@ class DraftCost(ForwardCost):
     @property
     def borrows_layers(self) -> bool:
         """Whether it is made of the target's own weights."""
-        return self.drafter.kind in _SHARES_LAYERS
+        return self.drafter.kind in SHARES_LAYERS
 
     @property
     def modules(self) -> int:

@@ -24,6 +24,8 @@ CatchesUp = Literal["later", "each-step"]
 _READS_PROMPTS = ("model", "eagle", "eagle3", "mtp")
 _OWN_MODEL = ("model", "eagle", "eagle3")
 _LOOKS_UP = ("ngram", "suffix", "lookahead")
+SHARES_LAYERS = ("early-exit", "sparse-kv")
+"""Kinds that draft with the target's own layers, and its KV cache."""
 _NEEDS = {"medusa": "heads", "early-exit": "exit_layer", "sparse-kv": "kv_budget_tokens"}
 _KINDS_OF: dict[str, tuple[str, ...]] = {
     "heads": ("medusa",),
@@ -79,7 +81,7 @@ class DrafterFile(Record):
     quantization: Quantization = Quantization()
     """Number formats of the drafter."""
     targets: tuple[str, ...] = ()
-    """Models the figures below were measured with; others are possible."""
+    """Models it is made for, or was measured with; others are possible."""
     acceptance: AcceptanceConfig | None = None
     """Acceptance where it has been published; a scenario's own figure goes first."""
     sources: dict[str, Source] = {}
@@ -134,6 +136,11 @@ class Drafter:
         """GPUs beside the target's that do nothing but draft."""
         return self.parallel.gpus if self.parallel else 0
 
+    @property
+    def most_drafts(self) -> int:
+        """Drafts in a row that it can make at most."""
+        return self.heads if self.kind == "medusa" else MAX_GAMMA
+
     def shape(self, gamma: int) -> DraftShape:
         """A round of `gamma` drafts in a row; for lookahead decoding n-grams of `gamma` + 1 tokens, N − 1 = `gamma`.
 
@@ -156,6 +163,8 @@ class Drafter:
         if self.parallel:
             return self.parallel.gpus
         if self.tp is not None:
+            if self.kind in SHARES_LAYERS and self.tp != target_tp:
+                raise InputError("drafter.tp", self.tp, f"be the target's {target_tp}, whose layers draft")
             if self.tp not in (1, target_tp):
                 raise InputError("drafter.tp", self.tp, f"be 1 or the target's {target_tp}")
             return self.tp

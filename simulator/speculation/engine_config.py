@@ -24,7 +24,7 @@ from simulator.speculation.engine_fields import (
     sort_options,
     steps_of,
 )
-from simulator.speculation.engine_names import bundled_name, drafters_of, kind_of, repository
+from simulator.speculation.engine_names import bundled_name, drafters_of, drafts_elsewhere, kind_of, repository
 
 WHERE = "speculative-config"
 MOST_SEQUENCES = 1024
@@ -150,6 +150,8 @@ def vllm_config(speculation: Mapping[str, Any], *, most_sequences: int = MOST_SE
     kind = kind_of(draft)
     methods = {"model": "draft_model", "eagle": "eagle", "eagle3": "eagle3", "medusa": "medusa", "ngram": "ngram",
                "suffix": "suffix", "mtp": "mtp"}  # fmt: skip
+    if drafts_elsewhere(draft):
+        raise InputError("draft", draft, "be on the target's GPUs for vLLM")
     if kind not in methods:
         raise InputError("draft", draft, f"be of a kind that vLLM has: {', '.join(methods)}, not {kind}")
     config: dict[str, Any] = {"method": methods[kind]}
@@ -203,8 +205,6 @@ def _draft(values: Mapping[str, Any], kind: str, target: str | None, notes: list
                 f" for {target}" if target else ""
             )
             raise InputError("method", values.get("method"), rule, where=WHERE)
-        if kind == "mtp" and target is None and len(found) > 1:
-            raise InputError("method", "mtp", "come with the model that is served, whose modules draft", where=WHERE)
         return found[0]
     if not values.get("model"):
         raise InputError("model", "(absent)", f"be given for method {values.get('method')}", where=WHERE)

@@ -15,7 +15,7 @@ from typing import Any
 from simulator.errors import InputError, UnknownName
 from simulator.speculation.acceptance import MAX_GAMMA
 from simulator.speculation.engine_fields import EngineSpeculation, Form, Option, count, result, sort_options, steps_of
-from simulator.speculation.engine_names import bundled_name, drafters_of, kind_of, repository
+from simulator.speculation.engine_names import bundled_name, drafters_of, drafts_elsewhere, kind_of, repository
 from simulator.speculation.shape import MAX_NODES
 
 WHERE = "sglang-flags"
@@ -102,6 +102,8 @@ def sglang_flags(speculation: Mapping[str, Any]) -> list[str]:
     draft, gamma = str(speculation["draft"]), int(speculation.get("gamma", 4))
     kind = kind_of(draft)
     algorithms = {"eagle": "EAGLE", "eagle3": "EAGLE3", "mtp": "EAGLE", "model": "STANDALONE", "ngram": "NGRAM"}
+    if drafts_elsewhere(draft):
+        raise InputError("draft", draft, "be on the target's GPUs for SGLang")
     if kind not in algorithms:
         raise InputError("draft", draft, f"be of a kind that SGLang has: {', '.join(algorithms)}, not {kind}")
     if steps_of(speculation.get("policy"), gamma) != [(1, gamma)]:

@@ -21,8 +21,12 @@ _BUNDLED: dict[str, str] = {
     "RedHatAI/Llama-3.1-8B-Instruct-speculator.eagle3": "eagle3-llama-3.1-8b",
     "jamesliu1/sglang-EAGLE3-Llama-3.1-Instruct-8B": "eagle3-llama-3.1-8b",
     "lmsys/sglang-EAGLE3-LLaMA3.1-Instruct-8B": "eagle3-llama-3.1-8b",
-    "yuhuili/EAGLE3-LLaMA3.3-Instruct-70B": "eagle3-llama-3.3-70b",
+    "yuhuili/EAGLE3-LLaMA3.3-Instruct-70B": "eagle3-llama-3.1-70b",
     "RedHatAI/Qwen3-8B-speculator.eagle3": "eagle3-qwen3-8b",
+    "RedHatAI/Qwen3-32B-speculator.eagle3": "eagle3-qwen3-32b",
+    "RedHatAI/Qwen3-235B-A22B-speculator.eagle3": "eagle3-qwen3-235b-a22b",
+    "lmsys/Qwen3-235B-A22B-EAGLE3": "eagle3-qwen3-235b-a22b",
+    "RedHatAI/gpt-oss-20b-speculator.eagle3": "eagle3-gpt-oss-20b",
     "FasterDecoding/medusa-vicuna-7b-v1.3": "medusa-vicuna-7b",
     "FasterDecoding/medusa-v1.0-vicuna-7b-v1.5": "medusa-vicuna-7b",
     "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
@@ -35,6 +39,8 @@ _BUNDLED: dict[str, str] = {
 }
 """Repositories of heads are named by nobody's rule; the first of several for one drafter is the one that is written out."""
 
+_SAME = {"llama-3.3-70b": "llama-3.1-70b", "deepseek-r1": "deepseek-v3", "deepseek-v3.1": "deepseek-v3"}
+"""Models of one and the same shape."""
 _TAILS = re.compile(
     r"[-_](instruct|chat|hf|base|it|v\d(\.\d)*|fp8|bf16|fp4|nvfp4|awq|gptq|int4|int8|w4a16|w8a8|dynamic|\d{4})$"
 )
@@ -64,7 +70,8 @@ def bundled_name(identifier: str, *, kind: str | None = None, target: str | None
 
 
 def drafters_of(kind: str | None, target: str | None) -> list[str]:
-    """Bundled drafters of this kind for this model (bundled name or repository); all of the kind where no model is named."""
+    """Bundled drafters of this kind for this model (bundled name or repository), made for it before made for any; all of the kind
+    where no model is named, that of the kind's own name first."""
     model = None if target is None else _plain(target)
     found = []
     for name in catalog.names("drafter"):
@@ -72,15 +79,20 @@ def drafters_of(kind: str | None, target: str | None) -> list[str]:
         targets = data.get("targets") or ()
         if data.get("kind") == kind and (model is None or not targets or model in targets):
             found.append(name)
-    return found
+    return sorted(found, key=lambda name: (name == kind) == (model is not None))
 
 
 def repository(name: str) -> str:
     """The Hugging Face repository of a bundled drafter or model; the name itself where none is known."""
-    for identifier, bundled in _BUNDLED.items():
-        if bundled == name:
-            return identifier
-    return name
+    data = _drafter_file(name) if name in catalog.names("drafter") else {}
+    if data.get("kind") == "model" and data.get("model"):
+        name = str(data["model"])
+    return next((identifier for identifier, bundled in _BUNDLED.items() if bundled == name), name)
+
+
+def drafts_elsewhere(name: str) -> bool:
+    """Whether a bundled drafter has GPUs of its own, which no engine's speculative options can say."""
+    return name in catalog.names("drafter") and _drafter_file(name).get("parallel") is not None
 
 
 def kind_of(name: str) -> str:
@@ -97,6 +109,7 @@ def _plain(identifier: str) -> str:
     """ "meta-llama/Llama-3.2-1B-Instruct" → "llama-3.2-1b"."""
     name = identifier.rsplit("/", 1)[-1].lower().removeprefix("meta-")
     name = re.sub(r"llama-?(\d)", r"llama-\1", name)
-    while (shorter := _TAILS.sub("", name)) != name:
+    models = {*catalog.names("model"), *_SAME}
+    while name not in models and (shorter := _TAILS.sub("", name)) != name:
         name = shorter
-    return name
+    return _SAME.get(name, name)

@@ -13,6 +13,7 @@ from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import Drafter
 from simulator.speculation.shape import DraftShape, chain
+from simulator.speculation.tree_cost import tree_extra_s
 from simulator.speculation.waste import RoundWork, attention_of, pass_sizes, round_work
 
 
@@ -140,7 +141,7 @@ def round_cost(
 ) -> RoundCost:
     """Cost of a round of `shape` (left out: of `gamma` drafts in a row by `drafter`); a plain decode step where it drafts nothing.
 
-    Verification passes B·(nodes + 1) tokens through the target. The first pass of a drafter with a KV cache of its own takes
+    Verification passes B·(nodes + 1) tokens through the target, of a tree with a mask (`tree_extra_s`). The first pass of a drafter with a KV cache of its own takes
     the τ tokens that the last round left behind, further ones `shape.pass_tokens` of each sequence (DESIGN §4). Without `draft`
     the drafts are looked up: only the share of sequences with a match is verified at full length. `acceptance` is a law of
     accepted drafts by depth, of a chain or of the tree whose shape is given. On GPUs of its own the drafter works ahead, see
@@ -160,6 +161,8 @@ def round_cost(
         for matched, weight in ((fewer, 1.0 - share), (fewer + 1, share))
         if weight > 0.0
     )
+    if nodes:
+        verify_s += tree_extra_s(target, shape, sequences, context_tokens, tau - 1.0)
     verify_gap_s = engine.launch_gap_s(sequences, nodes + 1, target.decoder.layers, verify_s)
     passes = shape.passes if draft is not None else 0
     draft_s = gap_s = 0.0

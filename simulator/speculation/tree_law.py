@@ -7,10 +7,11 @@ is distributed as in a chain with the conditional rates c_j = m_j / m_{j−1}: t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import InputError
 from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
@@ -49,10 +50,10 @@ class StaticYield:
     def marginal(self, top1: FloatArray) -> FloatArray:
         """m_j [..., depth], the sums of path products by level."""
         rows = top1.reshape(-1, self.depth)
-        parts = [
-            self.tree.level_products(self.ranks.probability(rows[at : at + _ROWS])) for at in range(0, len(rows), _ROWS)
-        ]
-        return np.concatenate(parts).reshape(top1.shape) if parts else top1
+        marginal = np.empty_like(rows)
+        for at in range(0, len(rows), _ROWS):
+            marginal[at : at + _ROWS] = self.tree.level_products(self.ranks.probability(rows[at : at + _ROWS]))
+        return marginal.reshape(top1.shape)
 
 
 def conditional_rates(marginal: FloatArray) -> FloatArray:
@@ -97,17 +98,23 @@ class TreeAcceptance(Acceptance):
         """c_j [requests, gamma] of requests at these quantiles [requests] of the population."""
         return self._cut(self.base.at_quantile(quantile, self.through.depth), gamma)
 
-    def per_request(self, seed: int, requests: int, gamma: int, first: int = 0) -> tuple[FloatArray, NDArray[np.int64]]:
+    def per_request(
+        self, seed: int, requests: int, gamma: int, first: int = 0, answer_tokens: ArrayLike | None = None
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
         """c_j [rows, gamma] and the row of each of the requests `first`, `first` + 1, …, which have the luck of `base`."""
-        top1, row_of = self.base.per_request(seed, requests, self.through.depth, first)
+        top1, row_of = self.base.per_request(seed, requests, self.through.depth, first, answer_tokens)
         return self._cut(top1, gamma), row_of
 
     def stretch_rates(
-        self, seed: int, requests: int, gamma: int, first: int = 0
+        self, seed: int, requests: int, gamma: int, first: int = 0, answer_tokens: ArrayLike | None = None
     ) -> tuple[FloatArray, NDArray[np.int64]]:
         """c_j by state [rows, S, gamma] and the row of each request."""
-        top1, row_of = self.base.stretch_rates(seed, requests, self.through.depth, first)
+        top1, row_of = self.base.stretch_rates(seed, requests, self.through.depth, first, answer_tokens)
         return self._proposed(self._cut(top1, gamma)), row_of
+
+    def live_tokens(self, gamma: int) -> float:
+        """Mean tokens per round of a batch that is kept full; remembered, since every batch and context asks for it."""
+        return _live_tokens(self, gamma)
 
     def _population_rates(self, gamma: int) -> FloatArray:
         return self._proposed(self._cut(self.base._population_rates(self.through.depth), gamma))
@@ -115,3 +122,8 @@ class TreeAcceptance(Acceptance):
     def _proposed(self, rates: FloatArray) -> FloatArray:
         # A state without a match has no further candidates either.
         return np.asarray(rates * self.stretch_proposes[:, None])
+
+
+@lru_cache(maxsize=1024)
+def _live_tokens(law: TreeAcceptance, gamma: int) -> float:
+    return Acceptance.live_tokens(law, gamma)

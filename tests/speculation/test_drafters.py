@@ -7,6 +7,7 @@ from simulator import catalog
 from simulator.architecture import load_decoder
 from simulator.errors import InputError, UnknownName
 from simulator.speculation.drafters import Drafter, check_pair, load_drafter
+from simulator.speculation.shape import PLAIN, DraftShape
 
 TARGET = load_decoder("llama-3.1-8b")
 
@@ -15,7 +16,7 @@ TARGET = load_decoder("llama-3.1-8b")
 def test_every_bundled_drafter_loads_and_fits_its_targets(name):
     drafter = load_drafter(name)
     assert drafter.name == name
-    assert (drafter.decoder is None) == (drafter.kind == "ngram")
+    assert (drafter.decoder is not None) == (drafter.kind in ("model", "eagle", "eagle3"))
     for target in drafter.targets:
         check_pair(load_decoder(target), drafter)
 
@@ -46,6 +47,16 @@ def test_own_file_with_acceptance_and_formats(tmp_path):
         ({"model": None}, "must be given for model, eagle and eagle3"),
         ({"model": "lama-3.2-1b"}, "did you mean llama-3.2-1b?"),
         ({"kind": "eagel"}, "kind='eagel' must be"),
+        ({"kind": "medusa", "model": None}, "heads='(absent)' must be given for a drafter of kind medusa"),
+        ({"kind": "early-exit", "model": None}, "exit_layer='(absent)' must be given"),
+        ({"kind": "sparse-kv", "model": None}, "kv_budget_tokens='(absent)' must be given"),
+        ({"heads": 4}, "heads=4 must be left out for a drafter of kind model"),
+        ({"kind": "mtp", "model": None, "modules": 0}, "modules=0 must be between 1 and"),
+        ({"kind": "ngram", "model": None, "parallel": {"hit": 0.5}}, "must be left out for a drafter of kind ngram"),
+        ({"parallel": {"hit": 1.5}}, "hit"),
+        ({"parallel": {"gpus": 0, "hit": 0.5}}, "gpus"),
+        ({"parallel": {"gpus": 2}}, "hit"),
+        ({"parallel": {"hit": 0.5}, "tp": 1}, "tp=1 must be left out where the drafter has GPUs of its own"),
         ({"acceptance": 1.5}, "alpha=1.5 must be between 0 and 1"),
         ({"gamma": 3}, "gamma must be a known field"),
     ],
@@ -80,10 +91,75 @@ def test_pairs_that_do_not_match(target, drafter, said):
 def test_pairs_that_need_not_match():
     check_pair(TARGET, load_drafter("ngram"))
     # EAGLE-3's head knows 32000 of the 128256 tokens.
-    head = load_drafter("eagle-llama-3.1-8b")
-    check_pair(
-        TARGET, Drafter("e3", "E3", "eagle", load_decoder("eagle3-llama-3.1-8b"), None, head.quantization, None, ())
-    )
+    check_pair(TARGET, load_drafter("eagle3-llama-3.1-8b"))
+    assert load_drafter("eagle3-llama-3.1-8b").decoder.head_vocab_size == 32_000
+
+
+def test_a_model_without_prediction_modules_has_none_to_draft_with(tmp_path):
+    with pytest.raises(InputError, match=r"the config of llama-3\.1-8b names none"):
+        check_pair(TARGET, load_drafter("mtp"))
+    check_pair(load_decoder("deepseek-v3"), load_drafter("mtp"))
+    check_pair(TARGET, own_file(tmp_path, kind="mtp", model=None, modules=1))  # trained by its user
+
+
+@pytest.mark.parametrize("layers", [32, 100])
+def test_an_early_exit_leaves_layers_out(tmp_path, layers):
+    with pytest.raises(InputError, match=f"exit_layer={layers} must be at least 1 and below the 32 layers"):
+        check_pair(TARGET, own_file(tmp_path, kind="early-exit", model=None, exit_layer=layers))
+
+
+# What the serving loop reads
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "catches_up", "looks_up"),
+    [
+        ("llama-3.2-1b", True, "later", False),
+        ("eagle-llama-3.1-8b", True, "each-step", False),
+        ("eagle3-llama-3.1-8b", True, "each-step", False),
+        ("mtp-deepseek-v3", True, "each-step", False),
+        ("medusa-vicuna-7b", False, "later", False),
+        ("early-exit-llama-2-7b", False, "later", False),
+        ("sparse-kv-512", False, "later", False),
+        ("ngram", False, "later", True),
+        ("suffix", False, "later", True),
+        ("lookahead", False, "later", True),
+    ],
+)
+def test_traits_of_each_kind(name, reads, catches_up, looks_up):
+    drafter = load_drafter(name)
+    assert (drafter.reads_prompts, drafter.catches_up, drafter.looks_up) == (reads, catches_up, looks_up)
+    assert (drafter.exposed_share, drafter.draft_gpus) == (1.0, 0)
+
+
+def test_a_drafter_apart_exposes_what_misses():
+    drafter = load_drafter("parallel-llama-3.2-1b")
+    assert (drafter.exposed_share, drafter.draft_gpus, drafter.tensor_parallel(8)) == (0.5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "gamma", "shape"),
+    [
+        ("llama-3.2-1b", 3, DraftShape(3, 3, (1, 1, 1))),
+        ("eagle3-llama-3.1-8b", 2, DraftShape(2, 2, (1, 1))),
+        ("mtp-deepseek-v3", 3, DraftShape(3, 3, (1, 1, 1))),
+        ("medusa-vicuna-7b", 5, DraftShape(5, 5, (1,))),
+        ("ngram", 4, DraftShape(4, 4, ())),
+        ("suffix", 4, DraftShape(4, 4, ())),
+        ("lookahead", 4, DraftShape(120, 4, ())),  # (15 + 15)·(5 − 1)
+        ("early-exit-llama-2-7b", 2, DraftShape(2, 2, (1, 1))),
+    ],
+)
+def test_the_shape_each_kind_verifies(name, gamma, shape):
+    drafter = load_drafter(name)
+    assert drafter.shape(gamma) == shape
+    assert drafter.shape(0) == PLAIN
+
+
+def test_medusa_has_no_more_drafts_than_heads():
+    with pytest.raises(InputError, match="gamma=6 must be at most the 5 heads of medusa-vicuna-7b"):
+        load_drafter("medusa-vicuna-7b").shape(6)
+    assert load_drafter("medusa-vicuna-7b").most_drafts == 5
 
 
 @pytest.mark.parametrize(

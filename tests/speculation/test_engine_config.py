@@ -365,6 +365,32 @@ def test_a_drafters_own_gpus_and_formats_reach_its_cost():
     assert (own.tensor_parallel(4), own.quantization.weights) == (4, "model")
 
 
-def test_repositories_of_bundled_names_lead_back_to_them():
-    for name in catalog.names("drafter"):
-        assert bundled_name(repository(name))[0] == name
+@pytest.mark.parametrize("name", catalog.names("drafter"))
+def test_every_bundled_drafter_is_written_for_vllm_and_read_back_or_refused(name):
+    speculation = {"draft": name, "gamma": 2}
+    target = next(iter(load_drafter(name).targets), None)
+    try:
+        config = vllm_config(speculation)
+    except InputError as error:
+        refused = str(error)
+        config = None
+    if config is None:
+        assert "draft=" in refused
+        return
+    read = read_vllm(config, target).speculation
+    assert load_drafter(read["draft"]).kind == load_drafter(name).kind
+    assert read["gamma"] == 2
+
+
+def test_models_serve_their_own_modules():
+    read = read_vllm({"method": "deepseek_mtp", "num_speculative_tokens": 2}, "deepseek-ai/DeepSeek-R1")
+    assert load_drafter(read.speculation["draft"]).kind == "mtp"
+    flags = read_sglang("--speculative-algorithm EAGLE --speculative-num-steps 1", "deepseek-v3")
+    assert load_drafter(flags.speculation["draft"]).kind == "mtp"
+    with pytest.raises(InputError, match="none of kind mtp"):
+        read_vllm({"method": "mtp", "num_speculative_tokens": 1}, "llama-3.1-8b")
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "eagle-llama-3.1-8b", "eagle-vicuna-7b", "llama-68m", "ngram"])
+def test_repositories_of_bundled_names_lead_back_to_them(name):
+    assert bundled_name(repository(name))[0] == name

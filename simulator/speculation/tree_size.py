@@ -1,0 +1,215 @@
+"""Which tree to draft at which batch: the size and depth that give most tokens per second, beside chains and no drafts at all.
+
+Tokens per second are B·τ(n, d) / (T_verify(B·(n + 1)) + Σ draft passes + host time). τ rises with every node, but at a
+larger batch each node's verification costs more, so that the best tree shrinks, to a chain and then to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.deployment import Deployment
+from simulator.errors import InputError
+from simulator.memory import budget
+from simulator.speculation.acceptance import Acceptance
+from simulator.speculation.drafters import Drafter
+from simulator.speculation.dynamic_tree import DynamicYield
+from simulator.speculation.ranks import RankLaw
+from simulator.speculation.round import RoundCost, round_cost
+from simulator.speculation.shape import MAX_NODES, PLAIN, DraftShape
+from simulator.speculation.tree import Tree
+from simulator.speculation.tree_law import StaticYield, TreeAcceptance
+from simulator.speculation.tree_search import MAX_DEPTH, optimal_trees
+
+MAX_BATCH = 1 << 16
+"""More sequences than any engine batches."""
+
+
+def passes_of(drafter: Drafter | None) -> int | None:
+    """Passes in which `drafter` makes a whole tree, None for one per level. Raises InputError for one that drafts no trees."""
+    if drafter is None:
+        raise InputError("draft", "(absent)", "be given where trees are drafted")
+    if drafter.looks_up:
+        raise InputError("draft", drafter.name, f"rank its candidates to draft a tree; {drafter.kind} finds only one")
+    return 1 if drafter.kind == "medusa" else None
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """What could be drafted each round."""
+
+    shape: DraftShape
+    law: Acceptance | None
+    """None where nothing is drafted."""
+    tree: Tree | None = None
+    """None of a chain, of nothing, and where each round makes its own."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """One of them at one batch."""
+
+    drafted: Drafted
+    round: RoundCost
+    fits: bool
+    """Whether the KV cache of so many sequences fits, look-ahead slots for all nodes included."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all sequences."""
+        return self.round.tokens_per_s
+
+
+@dataclass(frozen=True)
+class TreeSizes:
+    """The trees of every size at every batch."""
+
+    deployment: Deployment
+    base: Acceptance
+    """The law of first candidates."""
+    ranks: RankLaw
+    context_tokens: int
+    nodes: tuple[int, ...]
+    depths: tuple[int, ...]
+    batches: tuple[int, ...]
+    tokens: NDArray[np.float64]
+    """τ of the best tree of `nodes` nodes and at most `depths` levels, at the mean rates [nodes, depths]."""
+    trees: dict[tuple[int, int], Priced]
+    """By (batch, nodes): the depth that gives most tokens per second."""
+    chains: dict[int, Priced]
+    """By batch: the best chain of at most the deepest level."""
+    plain: dict[int, Priced]
+    """By batch: nothing drafted."""
+    named: tuple[str, Drafted] | None = None
+    """A tree of the user's, and its name."""
+    named_at: dict[int, Priced] | None = None
+    """By batch."""
+
+    def best_tree(self, batch: int) -> Priced:
+        """The size and depth that give most tokens per second at `batch`, of those that fit if any does."""
+        return _best(self.trees[batch, nodes] for nodes in self.nodes)
+
+    def best(self, batch: int) -> Priced:
+        """The same among trees, chains and nothing."""
+        return _best([self.plain[batch], self.chains[batch], self.best_tree(batch)])
+
+    def speedup(self, priced: Priced) -> float:
+        """Tokens per second over plain decoding of the same batch."""
+        return priced.tokens_per_s / self.plain[priced.round.sequences].tokens_per_s
+
+    @cached_property
+    def drawn(self) -> tuple[str, Tree]:
+        """The tree to draw, and what it is: the user's, or the best at the smallest batch."""
+        if self.named is not None and self.named[1].tree is not None:
+            return self.named[0], self.named[1].tree
+        best = self.best_tree(self.batches[0]).drafted
+        tree = best.tree or Tree.chain(best.shape.depth)
+        return f"the best tree at batch {self.batches[0]:,}", tree
+
+    @cached_property
+    def dynamic_tokens(self) -> dict[int, tuple[int, float, float]]:
+        """By nodes: the depth at which the best static tree keeps most tokens, its τ, and τ of a tree of the same size that
+        each round makes from the drafter's confidence (`DynamicYield`, with its estimate of how much confidence tells)."""
+        found = {}
+        for row, nodes in enumerate(self.nodes):
+            column = int(np.argmax(self.tokens[row] > self.tokens[row].max() - 1e-12))
+            depth = min(self.depths[column], nodes)
+            dynamic = DynamicYield(self.ranks, nodes, depth)
+            tau = 1.0 + float(dynamic.marginal(self.base.conditional(depth)).sum())
+            found[nodes] = (depth, float(self.tokens[row, column]), tau)
+        return found
+
+
+def _best(choices: Iterable[Priced]) -> Priced:
+    # Most tokens per second among those that fit (among all where none does); the smallest of equals.
+    listed = list(choices)
+    fitting = [choice for choice in listed if choice.fits] or listed
+    return max(fitting, key=lambda choice: (choice.tokens_per_s, -choice.drafted.shape.nodes))
+
+
+def tree_sizes(
+    deployment: Deployment,
+    law: Acceptance,
+    *,
+    nodes: Sequence[int],
+    depths: Sequence[int],
+    batches: Sequence[int],
+    context_tokens: int = 1024,
+    ranks: RankLaw | None = None,
+    named: tuple[str, Tree] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TreeSizes:
+    """Prices the best tree of every size and depth at every batch. `law` is of first candidates; `ranks`, where measured, go
+    before its rates. Raises InputError for grids out of bounds or a drafter without trees, DoesNotFit where nothing fits."""
+    passes = passes_of(deployment.drafter)
+    for field, values, most in (
+        ("nodes", nodes, MAX_NODES),
+        ("depth", depths, MAX_DEPTH),
+        ("batch", batches, MAX_BATCH),
+    ):
+        if not values or not all(1 <= value <= most for value in values):
+            raise InputError(field, list(values), f"be at least one number, each between 1 and {most}")
+    heads = deployment.drafter.heads if deployment.drafter and deployment.drafter.kind == "medusa" else MAX_DEPTH
+    nodes, batches = tuple(sorted(set(nodes))), tuple(sorted(set(batches)))
+    depths = tuple(sorted(d for d in set(depths) if d <= heads))
+    if not depths:
+        raise InputError("depth", "(all)", f"reach no deeper than the {heads} heads")
+    limit = deployment.target.decoder.max_context_tokens
+    if context_tokens < 1 or (limit is not None and context_tokens + max(nodes) + 1 > limit):
+        rule = f"be at least 1 and leave room for a round in the context of {limit}"
+        raise InputError("context", context_tokens, rule)
+    deployment.fit(context_tokens=context_tokens + 1)
+    if ranks is None:
+        ranks = RankLaw.typical(law.rates)
+    else:
+        law = replace(law, rates=ranks.top1)
+    found = {d: optimal_trees(ranks, max(nodes), d) for d in depths}
+    tokens = np.array([[found[d].tokens[n] for d in depths] for n in nodes])
+    shapes: dict[tuple[int, int], Drafted] = {}
+    for n in nodes:
+        trees = {found[d].tree(n) for d in depths}
+        for tree in trees:
+            through = StaticYield(tree, ranks)
+            shapes[n, tree.depth] = Drafted(tree.shape(passes), TreeAcceptance.of(law, through), tree)
+    chains = [Drafted(Tree.chain(d).shape(passes), law) for d in depths]
+    given = None
+    if named is not None:
+        if named[1].depth > heads:
+            raise InputError("tree", named[0], f"be no deeper than the {heads} heads")
+        through = StaticYield(named[1], ranks)
+        given = (named[0], Drafted(named[1].shape(passes), TreeAcceptance.of(law, through), named[1]))
+    priced: dict[tuple[int, int], Priced] = {}
+    best_chains, plain, named_at = {}, {}, {}
+    for batch in batches:
+        if progress is not None:
+            progress(f"batch {batch:,}")
+        plain[batch] = price(deployment, Drafted(PLAIN, None), batch, context_tokens)
+        best_chains[batch] = _best([price(deployment, c, batch, context_tokens) for c in chains])
+        for n in nodes:
+            options = [price(deployment, d, batch, context_tokens) for (size, _), d in shapes.items() if size == n]
+            priced[batch, n] = _best(options)
+        if given is not None:
+            named_at[batch] = price(deployment, given[1], batch, context_tokens)
+    return TreeSizes(
+        deployment, law, ranks, context_tokens, nodes, depths, batches, tokens, priced, best_chains, plain, given,
+        named_at or None,
+    )  # fmt: skip
+
+
+def price(deployment: Deployment, drafted: Drafted, batch: int, context_tokens: int) -> Priced:
+    """A round of what is `drafted` for each of `batch` sequences of `context_tokens`."""
+    shape = drafted.shape
+    cost = round_cost(
+        deployment.target, deployment.engine, sequences=batch, context_tokens=context_tokens, shape=shape,
+        acceptance=drafted.law, draft=deployment.draft if shape.nodes else None, drafter=deployment.drafter,
+    )  # fmt: skip
+    # Without drafts the drafter's weights and cache are left out too: plain decoding is priced as it would be served.
+    room = budget(
+        deployment.target, deployment.engine, deployment.draft if shape.nodes else None, gamma=shape.nodes
+    ).kv_tokens
+    return Priced(drafted, cost, batch * (context_tokens + shape.nodes + 1) <= room)
