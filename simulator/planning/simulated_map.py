@@ -16,7 +16,6 @@ import numpy as np
 
 from simulator.cost.tables import FastTables
 from simulator.deployment import Deployment
-from simulator.errors import InputError
 from simulator.operators import FloatArray
 from simulator.planning.cell_store import CellStore, Row, key_of
 from simulator.planning.load_map import LEAST_GAIN, LoadAxis, LoadMap
@@ -25,10 +24,13 @@ from simulator.planning.step_prices import PLAIN_DECODING, Drafting
 from simulator.planning.work import Work
 from simulator.scenario import Scenario
 from simulator.serving.cluster import run_cluster
+from simulator.serving.drafts import Drafts
 from simulator.serving.fleets import plan
 from simulator.serving.requests import Requests
 from simulator.serving.simulation import Run, Variant, context_limit, judged
 from simulator.serving.traffic import AnyTraffic, ClosedLoop, Gamma, Poisson, generate, with_load
+from simulator.speculation.policies import always
+from simulator.speculation.tree_law import TreeAcceptance
 
 REQUESTS = 2000
 """Requests of each cell."""
@@ -161,12 +163,13 @@ class Grid:
 
 def run_one(scenario: Scenario, traffic: Requests, deployment: Deployment, drafting: Drafting) -> Run:
     """One variant of `scenario` on `traffic`. Raises KeyboardInterrupt where Ctrl-C ended it."""
-    shape = drafting.shape
-    if not shape.is_chain:
-        raise InputError("tree", drafting.name, "be left out of a simulated map")
-    name = "speculation" if shape.nodes else "plain"
-    variant = Variant(name, deployment, shape.depth, drafting.law)
-    planned = plan(scenario, traffic, deployment, shape.depth, drafting.law)
+    law, drafts = drafting.law, None
+    if drafting.shape.nodes and law is not None:
+        tree = law.through if isinstance(law, TreeAcceptance) else None
+        base = law.base if isinstance(law, TreeAcceptance) else law
+        drafts = Drafts(always(drafting.shape), base, (None, tree))
+    variant = Variant("speculation" if drafts else "plain", deployment, drafts)
+    planned = plan(scenario, traffic, deployment, drafts)
     done = run_cluster(planned.fleets, planned.workload, planned.control)
     if done.interrupted:
         raise KeyboardInterrupt

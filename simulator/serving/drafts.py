@@ -74,14 +74,15 @@ class Drafts:
             self.law_of(i).live_tokens(shape.depth) if shape.nodes else 1.0 for i, shape in enumerate(self.plan.shapes)
         ])  # fmt: skip
 
-    def rates(self, base: Acceptance, seed: int, requests: int, first: int) -> tuple[FloatArray, IntArray]:
+    def rates(self, base: Acceptance, seed: int, answer_tokens: IntArray, first: int) -> tuple[FloatArray, IntArray]:
         """Conditional rates by depth, shape after shape, in each state of a stretch [rows, S, columns], and the row of each of the
-        requests `first`, `first` + 1, … whose first candidates follow `base`."""
+        requests `first`, `first` + 1, … with answers of `answer_tokens` [requests], whose first candidates follow `base`."""
+        requests = len(answer_tokens)
         chains = max((s.depth for s, t in zip(self.plan.shapes, self.trees, strict=True) if t is None), default=0)
-        parts = [base.stretch_rates(seed, requests, chains, first)] if chains else []
+        parts = [base.stretch_rates(seed, requests, chains, first, answer_tokens)] if chains else []
         for i, shape in enumerate(self.plan.shapes):
             if self.trees[i] is not None:
-                parts.append(self.law_of(i, base).stretch_rates(seed, requests, shape.depth, first))
+                parts.append(self.law_of(i, base).stretch_rates(seed, requests, shape.depth, first, answer_tokens))
         return np.concatenate([rates for rates, _ in parts], axis=2), parts[0][1]
 
 

@@ -107,7 +107,7 @@ def fates_of(
     Raises InputError where classes differ in what the whole engine has in common.
     """
     n, law = len(traffic), drafts.law
-    rates, row_of = drafts.rates(law, scenario.seed, n, first)
+    rates, row_of = drafts.rates(law, scenario.seed, traffic.output_tokens, first)
     for number, kind in enumerate(traffic.classes):
         if kind.acceptance is None:
             continue
@@ -122,7 +122,7 @@ def fates_of(
                 raise InputError(
                     name.removeprefix("mean_"), theirs, f"be {shown}, as the scenario has it for all", where=where
                 )
-        own_rates, own_rows = drafts.rates(own, scenario.seed, n, first)
+        own_rates, own_rows = drafts.rates(own, scenario.seed, traffic.output_tokens, first)
         if own_rates.shape[1] != rates.shape[1]:
             rule = "be above 0 in all classes, or in none"
             raise InputError("stretch_icc", own.stretch_icc, rule, where=where)

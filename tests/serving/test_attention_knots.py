@@ -37,7 +37,7 @@ def looped_tables(cost, new_tokens):
     knots = np.zeros((new_tokens, BATCHES[-1] + 1, passes.FINE_TOKENS + int(MEANS[-1] / passes.KNOT_TOKENS) + 3))
     return passes.Tables(
         tables.linear, tables.head, tables.extra_host_s, np.array([tuple(k) for k in tables.kinds]), rates, knots,
-        np.array([tables.pipeline]),
+        np.array([tables.pipeline, most, 1]), np.zeros((3, 2)),
     )  # fmt: skip
 
 

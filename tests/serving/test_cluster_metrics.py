@@ -16,7 +16,7 @@ BUDGET = TWO_GPUS.fit()
 
 
 def kind(replicas, role="both", autoscaler=None):
-    return Kind(ReplicaPool(role=role, replicas=replicas, autoscaler=autoscaler), TWO_GPUS, 0, BUDGET)
+    return Kind(ReplicaPool(role=role, replicas=replicas, autoscaler=autoscaler), TWO_GPUS, None, BUDGET)
 
 
 def judged(kinds, run, requests, *, fails=False):

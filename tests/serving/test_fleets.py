@@ -12,6 +12,7 @@ from simulator.serving import state
 from simulator.serving.fleets import gpus_of, kinds_of, plan
 from simulator.serving.intervals import simulation_intervals
 from simulator.serving.model import ROUTERS
+from simulator.serving.simulation import variants_of
 from simulator.serving.traffic import generate
 from simulator.uncertainty import slowed
 
@@ -36,9 +37,8 @@ def scenario(cluster=None, *, requests=300, rate=20, prompt=700, output=60, **ch
 
 
 def planned(chosen):
-    gamma = chosen.speculation.gamma if chosen.speculation else 0
-    law = chosen.speculation.acceptance.law() if chosen.speculation else None
-    return plan(chosen, generate(chosen.traffic, chosen.seed), chosen.deployment(), gamma, law)
+    variant = variants_of(chosen, chosen.deployment())[0]
+    return plan(chosen, generate(chosen.traffic, chosen.seed), variant.deployment, variant.drafts)
 
 
 # --- plans --------------------------------------------------------------------------------------------------------------
@@ -66,8 +66,8 @@ def test_prefill_replicas_have_no_drafter_and_come_first():
     found = planned(scenario({**DISAGGREGATED, "decode_router": "least-kv"}, speculation=DRAFT))
     prefill, decode = found.kinds
     assert [prefill.pool.role, decode.pool.role] == ["prefill", "decode"]
-    assert (prefill.gamma, prefill.deployment.drafter) == (0, None)
-    assert (decode.gamma, decode.deployment.drafter.name) == (3, "llama-3.2-1b")
+    assert (prefill.nodes, prefill.deployment.drafter) == (0, None)
+    assert (decode.nodes, decode.deployment.drafter.name) == (3, "llama-3.2-1b")
     assert [fleet.model_of.tolist() for fleet in found.fleets] == [[0, 0], [0, 0, 0]]
     assert [ROUTERS[fleet.router] for fleet in found.fleets] == ["least-outstanding", "least-kv"]
     assert len(found.hardware) == 5
@@ -97,7 +97,7 @@ def test_an_autoscaler_s_replicas_are_built_and_counted_from_the_first_of_its_po
 def test_a_pool_has_a_layout_of_its_own():
     spread = {"tp": 2, "pp": 2, "ep": 4, "expert_skew": 1.5, "expert_exponent": 0.5}
     chosen = scenario({"pools": [{"replicas": 1}, {"replicas": 2, **spread}]}, model="gpt-oss-20b")
-    one, four = kinds_of(chosen, chosen.deployment(), 0)
+    one, four = kinds_of(chosen, chosen.deployment(), None)
     target = four.deployment.target
     assert one.deployment.gpus == 1
     assert (target.tp, target.pp, target.experts) == (2, 2, deploy("gpt-oss-20b", "h100-sxm", **spread).target.experts)
@@ -109,7 +109,7 @@ def test_what_has_to_fit_is_what_serves():
     chosen = scenario(pools, model="llama-3.1-70b")
     with pytest.raises(DoesNotFit):
         chosen.deployment().fit()
-    (kind,) = kinds_of(chosen, chosen.deployment(), 0)
+    (kind,) = kinds_of(chosen, chosen.deployment(), None)
     assert kind.total_blocks > 0
     assert simulate(chosen.model_copy(update={"traffic": scenario(requests=5).traffic})).main.summary.measured == 5
 
@@ -117,7 +117,7 @@ def test_what_has_to_fit_is_what_serves():
 @pytest.mark.parametrize("source", ["matmul", "host", "step"])
 def test_what_is_slower_is_slower_in_all_kinds(source):
     chosen = scenario({"pools": [{"replicas": 1}, {"gpu": "l40s", "replicas": 1}]})
-    own, other = (kind.deployment for kind in kinds_of(chosen, slowed(chosen.deployment(), source, 0.2), 0))
+    own, other = (kind.deployment for kind in kinds_of(chosen, slowed(chosen.deployment(), source, 0.2), None))
     expected = slowed(deploy("llama-3.1-8b", "l40s"), source, 0.2)
     assert dict(other.target.efficiency.slower) == dict(expected.target.efficiency.slower)
     assert dict(own.target.efficiency.slower) == dict(other.target.efficiency.slower)
@@ -310,7 +310,7 @@ def links_of(**changes):
     chosen = scenario(**changes)
     deployment = chosen.deployment().plain()
     traffic = generate(chosen.traffic, chosen.seed)
-    return plan(chosen, traffic, deployment, 0, None).control.links
+    return plan(chosen, traffic, deployment, None).control.links
 
 
 @pytest.mark.parametrize(("pool", "model"), [({"pp": 3}, "llama-3.1-8b"), ({"tp": 8}, "deepseek-v2-lite")])
