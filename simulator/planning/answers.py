@@ -115,17 +115,18 @@ def replica_instead(found: LoadMap, work: Work, *, draft_gpus: int = 1) -> Repli
     if drafter is None or drafter.decoder is None or drafter.kind != "model":
         return None
     supposed = drafter.parallel is None
-    law = found.draftings[0].law
-    depth = max(d.shape.depth for d in found.draftings)
-    if law is None or not all(d.shape.is_chain for d in found.draftings):
+    ways_here = [d for d in found.draftings if d.shape.is_chain]
+    law = ways_here[0].law if ways_here else None
+    if law is None:
         return None
+    depth = max(d.shape.depth for d in ways_here)
     hit = float(law.length_distribution(min(depth, 4))[-1]) if supposed else 1.0 - drafter.exposed_share
     moved = deployment
     if supposed:
         apart = replace(drafter, parallel=Parallel(gpus=draft_gpus, hit=hit), tp=None)
         moved = replace(deployment, drafter=apart, draft=DraftCost(apart, deployment.target))
     gpus, own = moved.gpus, moved.target.gpus
-    ways = chains(moved, law, [d.shape.depth for d in found.draftings])
+    ways = chains(moved, law, [d.shape.depth for d in ways_here])
     theirs = load_map(moved, ways, [work], found.axis, slo=found.slo, intervals=False)
     replicas = gpus / own
     best = np.nan_to_num(theirs.speedup[:, 0]).argmax(axis=0)
@@ -218,13 +219,14 @@ class OracleGap:
 
 
 def oracle_gap(found: LoadMap, work: int, batches: Sequence[int]) -> OracleGap | None:
-    """Rounds without prompts of chains up to the map's longest; None for maps of trees.
+    """Rounds without prompts of chains up to the map's longest; None for maps of trees alone.
 
     With m_j the share of sequences that keep at least j drafts, pass j + 1 of an oracle's drafter takes B·m_j tokens and is left out
     where nobody needs it, with probability (1 − m_j)^B; verification takes B·τ tokens.
     """
-    fitting = [i for i, line in enumerate(found.curves) if line[work] is not None]
-    if not fitting or not all(found.draftings[i].shape.is_chain for i in fitting):
+    ways = zip(found.curves, found.draftings, strict=True)
+    fitting = [i for i, (line, d) in enumerate(ways) if line[work] is not None and d.shape.is_chain]
+    if not fitting:
         return None
     longest = found.draftings[max(fitting, key=lambda i: found.draftings[i].shape.depth)]
     law, gamma = longest.law, longest.shape.depth

@@ -307,3 +307,26 @@ def _check(deployment: Deployment, draftings: Sequence[Drafting], works: Sequenc
         if limit is not None and longest + most > limit:
             rule = f"leave room for prompt, answer and a round in the model's context of {limit}"
             raise InputError("context", round(work.context_tokens), rule)
+
+
+def trees(deployment: Deployment, law: Acceptance, nodes: Sequence[int], depth: int) -> tuple[Drafting, ...]:
+    """The best tree of each number of `nodes` and at most `depth` levels, for the mean rates. Raises InputError."""
+    from simulator.speculation.tree_config import TreeConfig
+
+    drafter = deployment.drafter
+    if drafter is None:
+        raise InputError("draft", "(absent)", "be given")
+    passes = {"medusa": 1}.get(drafter.kind, 0 if drafter.looks_up else None)
+    found = []
+    for n in sorted(set(nodes)):
+        tree = TreeConfig(nodes=n, depth=min(n, depth)).resolve(law, passes=passes)
+        found.append(Drafting(f"tree of {n}", tree.shape, tree.law))
+    return tuple(found)
+
+
+def default_rates(deployment: Deployment, works: Sequence[Work], points: int = 12) -> tuple[float, ...]:
+    """Rates from a fiftieth of what plain decoding carries of the lightest of `works` to a fifth beyond it, in equal ratios, two
+    digits each."""
+    tables = DeploymentTables(deployment.plain(), deployment.engine.settings.max_batched_tokens)
+    top = max(float(curve(tables, PLAIN_DECODING, work).requests_per_s.max()) for work in works)
+    return tuple(float(f"{rate:.2g}") for rate in np.geomspace(top / 50.0, 1.2 * top, points))

@@ -11,6 +11,7 @@ batch only, so contexts are averaged.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,8 +26,11 @@ from simulator.planning.load_map import LEAST_GAIN, LoadMap
 from simulator.speculation.engine_config import vllm_config
 from simulator.speculation.engine_flags import sglang_flags
 
-SWITCHING = 1.02
+SWITCHING = 1.01
 """Another γ must be so many times as fast as the one in use to be switched to: tile edges make neighbours take turns."""
+
+_SMOOTH = 1.15
+"""Gains are averaged over batches from so many times smaller to so many times larger."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,15 @@ class Schedule:
 
 
 def schedule(found: LoadMap) -> Schedule:
-    """The γ that serves most by the curves of `found`, at every number of requests in the batch. Raises InputError for maps of trees."""
+    """The γ that serves most by the curves of `found`, at every number of requests in the batch. Trees are
+    left out, as no engine changes them with the batch. Raises InputError where there is nothing else."""
     drafter = found.deployment.drafter
-    if drafter is None or not all(d.shape.is_chain for d in found.draftings):
-        raise InputError("trees", "(given)", "be left out of a schedule: engines change γ with the batch, and no trees")
+    chains = [i for i, d in enumerate(found.draftings) if d.shape.is_chain]
+    if drafter is None or not chains:
+        raise InputError("gamma", "(none)", "be given for a schedule: engines change γ with the batch, and no trees")
     most = found.deployment.engine.settings.max_sequences
-    gains = [gains_by_batch(found, j, most) for j in range(len(found.works))]
-    gammas = [0, *(d.shape.depth for d in found.draftings)]
+    gains = [gains_by_batch(found, j, most)[[0, *(i + 1 for i in chains)]] for j in range(len(found.works))]
+    gammas = [0, *(found.draftings[i].shape.depth for i in chains)]
     chosen = [_chosen(g) for g in gains]
     flat = _chosen(np.exp(np.mean([np.log(np.maximum(g, 1e-9)) for g in gains], axis=0)))
     starts = sorted({1, *(int(b) + 1 for c in chosen for b in np.flatnonzero(np.diff(c)) + 1)})
@@ -146,8 +152,10 @@ def _chosen(gains: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]
     nothing pays."""
     found = np.zeros(gains.shape[1], dtype=np.int64)
     used = -1
+    sums = np.concatenate([np.zeros((len(gains), 1)), np.cumsum(gains, axis=1)], axis=1)
     for b in range(gains.shape[1]):
-        column = gains[:, b]
+        low, high = math.ceil((b + 1) / _SMOOTH), min(math.floor((b + 1) * _SMOOTH), gains.shape[1])
+        column = (sums[:, high] - sums[:, low - 1]) / (high - low + 1)
         best = int(column.argmax())
         if column[best] <= LEAST_GAIN:
             best = 0

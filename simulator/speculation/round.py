@@ -25,8 +25,8 @@ class RoundInputs:
     draft: ForwardCost | None
     shape: DraftShape
     context_tokens: int
-    match: float
-    """Share of sequences that have drafts."""
+    full_share: float
+    """Share of sequences that pass all nodes through the target, padded ones included."""
     read_tokens: float
     """Tokens of each sequence that are new to the drafter."""
     gpus: int
@@ -80,15 +80,15 @@ class RoundCost:
         given = self._given
         return round_work(
             given.target, given.draft, given.shape, sequences=self.sequences, context_tokens=given.context_tokens,
-            match=given.match, read_tokens=given.read_tokens,
+            match=given.full_share, read_tokens=given.read_tokens,
         )  # fmt: skip
 
     @property
     def wasted_flop_per_token(self) -> float:
         """FLOP that reach nobody, of all GPUs, per token that reaches a user: the drafter's own, and of verification's the share
-        of tokens that were rejected (`RoundWork.wasted_flop`)."""
-        rejected = self.wasted_tokens_per_sequence / (self.drafted_per_sequence + 1.0)
-        return self.work.wasted_flop(rejected) / self._emitted
+        of tokens that were rejected or padding (`RoundWork.wasted_flop`)."""
+        verified = 1.0 + self._given.shape.nodes * self._given.full_share
+        return self.work.wasted_flop(1.0 - self.tokens_per_sequence / verified) / self._emitted
 
     @property
     def wasted_bytes_per_token(self) -> float:
@@ -152,14 +152,9 @@ def round_cost(
     depth, nodes = shape.depth, shape.nodes
     tau = acceptance.live_tokens(depth) if acceptance and depth else 1.0
     match = acceptance.match_share(depth) if acceptance and depth else 1.0
-    # Ragged verification: with a match nodes + 1 tokens, without one a single token. A mean between two whole numbers of
-    # matches is their mixture, so that a batch of 1 with a match in 40 % of its rounds pays for those 40 %.
-    fewer = math.floor(sequences * match)
-    share = sequences * match - fewer
+    full = _verified(sequences, match, engine.settings.verify == "padded")
     verify_s = sum(
-        weight * _verify_s(target, sequences, matched, context_tokens, nodes)
-        for matched, weight in ((fewer, 1.0 - share), (fewer + 1, share))
-        if weight > 0.0
+        weight * _verify_s(target, sequences, matched, context_tokens, nodes) for matched, weight in full.items()
     )
     if nodes:
         verify_s += tree_extra_s(target, shape, sequences, context_tokens, tau - 1.0)
@@ -179,8 +174,23 @@ def round_cost(
     )  # fmt: skip
     host_s += verify_gap_s + apart * (passes * engine.host_draft_pass_s + gap_s)
     gpus = target.gpus + (drafter.draft_gpus if drafter else 0)
-    inputs = RoundInputs(target, draft, shape, context_tokens, match, read, gpus)
+    share = sum(matched * weight for matched, weight in full.items()) / sequences
+    inputs = RoundInputs(target, draft, shape, context_tokens, share, read, gpus)
     return RoundCost(sequences, depth, verify_s, waited_s, host_s, tau, nodes * match, draft_s, inputs)
+
+
+def _verified(sequences: int, match: float, padded: bool) -> dict[int, float]:
+    """How many sequences verify all nodes and the others one token, with the share of rounds in which it is so.
+
+    Ragged: those with a match. A mean between two whole numbers of matches is their mixture, so that a batch of 1 with a match in
+    40 % of its rounds pays for those 40 %. Padded: all of them, unless nobody has a match, (1 − match)^B.
+    """
+    if padded:
+        nobody = (1.0 - match) ** sequences
+        return {n: w for n, w in ((0, nobody), (sequences, 1.0 - nobody)) if w > 0.0}
+    fewer = math.floor(sequences * match)
+    share = sequences * match - fewer
+    return {n: w for n, w in ((fewer, 1.0 - share), (fewer + 1, share)) if w > 0.0}
 
 
 def waited_draft_s(draft_s: float, verify_s: float, exposed_share: float) -> float:

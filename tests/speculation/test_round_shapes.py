@@ -1,6 +1,7 @@
 """Rounds of every kind of drafter and of trees: equal to their passes, to each other where they should be, and to plain decoding
 at γ = 0."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,21 @@ def test_eagle3_takes_the_features_of_new_tokens_in_once():
     bare = draft.linear(np.array([16.0, 4.0, 4.0])).sum() + 3 * draft.head(np.array([4.0]))[0]
     bare += draft.attention((1,) * 4, (1000,) * 4) + 2 * draft.attention((1,) * 4, (1001,) * 4)
     assert round_of(served, gamma=3).draft_s == pytest.approx(bare + draft.intake(tokens)[0, 0], rel=1e-12)
+
+
+def test_a_padded_engine_verifies_for_all_what_one_has_found():
+    served = deployment_of("ngram")
+    padded = replace(VLLM, settings=VLLM.settings.model_copy(update={"verify": "padded"}))
+    law = Acceptance((0.8,), match_probability=0.3)
+    one, five = (served.target.seconds(Batch.decode(4, 1000, n)) for n in (1, 5))
+    cost = round_of(served, law, gamma=4, engine=padded)
+    nobody = 0.7**4
+    assert cost.verify_s == pytest.approx(nobody * one + (1 - nobody) * five)
+    assert cost.drafted_per_sequence == pytest.approx(4 * 0.3)
+    # Padding is work for nobody; with a match for everybody there is none.
+    ragged = round_of(served, law, gamma=4)
+    assert cost.wasted_flop_per_token > ragged.wasted_flop_per_token
+    assert round_of(served, gamma=4, engine=padded) == round_of(served, gamma=4)
 
 
 # Trees
