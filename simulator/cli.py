@@ -16,7 +16,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from simulator import __version__
-from simulator.commands import calibrate, catalog, crossover, decode, experiment, measure, simulate, speculate, validate
+from simulator.commands import (
+    calibrate,
+    catalog,
+    crossover,
+    decode,
+    experiment,
+    measure,
+    simulate,
+    speculate,
+    tree,
+    validate,
+)
 from simulator.commands.arguments import Parser
 from simulator.errors import EXIT_CODE, MemwallError
 from simulator.output.files import discard_output
@@ -24,6 +35,7 @@ from simulator.output.files import discard_output
 COMMANDS: tuple[Callable[[Any], None], ...] = (
     decode.add,
     speculate.add,
+    tree.add,
     crossover.add,
     simulate.add,
     experiment.add,

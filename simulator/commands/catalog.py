@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simulator.serving.requests import Requests
     from simulator.speculation.drafters import Drafter
 
-KINDS = ("gpu", "link", "engine", "model", "drafter", "traffic", "scenario")
+KINDS = ("gpu", "link", "engine", "model", "drafter", "tree", "traffic", "scenario")
 _PLURAL = {kind: kind if kind == "traffic" else f"{kind}s" for kind in KINDS}
 NONE = "–"
 
@@ -118,6 +118,13 @@ def _drafter_row(name: str) -> tuple[str, ...]:
     return drafter.name, drafter.kind, ", ".join(drafter.targets) or NONE, rates
 
 
+def _tree_row(name: str) -> tuple[str, ...]:
+    from simulator.speculation.tree_config import load_tree
+
+    tree, title = load_tree(name)
+    return name, title, str(tree.nodes), ", ".join(map(str, tree.level_sizes)), str(1 + max(tree.ranks))
+
+
 def _traffic_row(name: str) -> tuple[str, ...]:
     from simulator.serving.traffic import load_traffic
 
@@ -143,6 +150,7 @@ _LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[str], tuple[str, ...]]]] =
         ("name", "parameters, 10⁹", "active", "layers", "hidden", "KV per token", "vocabulary", "context", "weights"), _model_row,
     ),
     "drafter": (("name", "kind", "for", "conditional acceptance by depth"), _drafter_row),
+    "tree": (("name", "title", "nodes", "by depth", "candidates at most"), _tree_row),
     "traffic": (("name", "kind", "load", "requests", "lengths"), _traffic_row),
     "scenario": (("name", "model", "GPUs", "speculation", "title"), _scenario_row),
 }  # fmt: skip
@@ -337,6 +345,22 @@ def _show_drafter(name: str) -> list[Block]:
     return [properties(drafter.title, rows), *[b for b in blocks if b]]
 
 
+def _show_tree(name: str) -> list[Block]:
+    from simulator import catalog
+    from simulator.records import read_record
+    from simulator.speculation.tree import Tree
+    from simulator.speculation.tree_config import TreeFile
+
+    file = read_record(TreeFile, catalog.locate("tree", name))
+    tree = Tree.from_paths(file.paths)
+    sizes = ", ".join(map(str, tree.level_sizes))
+    return [
+        f"{file.title or file.name}: {tree.nodes} nodes, by depth {sizes}.",
+        " ".join(str(list(path)) for path in tree.paths),
+        "\n".join(f"{s.title}, {s.url} ({s.date})" for s in file.sources.values()) or "No source is given.",
+    ]
+
+
 def _show_traffic(name: str) -> list[Block]:
     from simulator import catalog
     from simulator.output.rows import Table
@@ -421,5 +445,5 @@ def _show_scenario(name: str) -> list[Block]:
 
 _SHOWS: Mapping[str, Callable[[str], list[Block]]] = {
     "gpu": _show_gpu, "link": _show_link, "engine": _show_engine, "model": _show_model, "drafter": _show_drafter,
-    "traffic": _show_traffic, "scenario": _show_scenario,
+    "tree": _show_tree, "traffic": _show_traffic, "scenario": _show_scenario,
 }  # fmt: skip

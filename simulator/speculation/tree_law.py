@@ -50,16 +50,17 @@ class StaticYield:
     def marginal(self, top1: FloatArray) -> FloatArray:
         """m_j [..., depth], the sums of path products by level."""
         rows = top1.reshape(-1, self.depth)
-        marginal = np.empty_like(rows)
+        marginal: FloatArray = np.empty(rows.shape)
         for at in range(0, len(rows), _ROWS):
             marginal[at : at + _ROWS] = self.tree.level_products(self.ranks.probability(rows[at : at + _ROWS]))
-        return marginal.reshape(top1.shape)
+        return np.asarray(marginal.reshape(top1.shape))
 
 
 def conditional_rates(marginal: FloatArray) -> FloatArray:
     """c_j = m_j / m_{j−1} over the last axis, 0 where nothing reaches depth j − 1."""
     before = np.concatenate([np.ones((*marginal.shape[:-1], 1)), marginal[..., :-1]], axis=-1)
-    return np.minimum(np.divide(marginal, before, out=np.zeros_like(marginal), where=before > 0.0), 1.0)
+    ratios = np.divide(marginal, before, out=np.zeros(marginal.shape), where=before > 0.0)
+    return np.asarray(np.minimum(ratios, 1.0))
 
 
 @dataclass(frozen=True)

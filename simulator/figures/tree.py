@@ -1,0 +1,245 @@
+"""Token trees drawn, and what their size buys: tokens per round by nodes, speed by nodes at each batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from simulator.figures import style
+from simulator.figures.html_page import HtmlPart, html_page
+from simulator.figures.page import deploy_call
+from simulator.output import rows
+from simulator.output.tables import Section
+from simulator.output.tree_report import branches, most_probable, tree_report, tree_sentence
+from simulator.speculation.tree import ROOT, Tree
+from simulator.speculation.tree_size import TreeSizes
+
+_SLOT_PX, _NODE_PX, _LEVEL_PX = 25, 23, 74
+_COLOURS = [[0.0, "#E8F1F8"], [0.25, "#B7D4EA"], [0.5, "#6AAED6"], [0.75, "#2E7EBC"], [1.0, "#084A91"]]
+"""Pale to dark blue (after ColorBrewer Blues); nodes keep an outline, so that pale ones show on a light page."""
+_DARK_FROM = 0.6
+"""Place on the colour scale from which labels are white."""
+
+
+def places(tree: Tree, shown: list[int]) -> dict[int, float]:
+    """Horizontal place of each shown node and of the root: leaves side by side, parents in the middle of their children."""
+    children: dict[int, list[int]] = {}
+    for node in shown:
+        children.setdefault(tree.parents[node], []).append(node)
+    x: dict[int, float] = {}
+    leaves = 0
+    waiting = [(ROOT, False)]
+    while waiting:
+        node, done = waiting.pop()
+        below = sorted(children.get(node, []), key=lambda child: tree.ranks[child])
+        if done:
+            x[node] = (x[below[0]] + x[below[-1]]) / 2
+        elif not below:
+            x[node] = float(leaves)
+            leaves += 1
+        else:
+            waiting.append((node, True))
+            waiting += [(child, False) for child in reversed(below)]
+    return x
+
+
+def tree_figure(sizes: TreeSizes) -> go.Figure:
+    """The tree, root above, each node coloured by and labelled with the probability of its path, in percent."""
+    title, tree = sizes.drawn
+    shown, products = most_probable(tree, sizes)
+    x = places(tree, shown)
+    y = {ROOT: 0.0, **{node: -float(tree.depths[node]) for node in shown}}
+    conditional = sizes.ranks.probability(sizes.base.conditional(tree.depth))
+    figure = go.Figure()
+    edges_x: list[float | None] = []
+    edges_y: list[float | None] = []
+    for node in shown:
+        edges_x += [x[tree.parents[node]], x[node], None]
+        edges_y += [y[tree.parents[node]], y[node], None]
+    figure.add_scatter(
+        x=edges_x,
+        y=edges_y,
+        mode="lines",
+        line={"color": style.REFERENCE, "width": 1},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    # The root of the probability spreads the small ones, of which there are many.
+    value = [float(products[node]) ** 0.5 for node in shown]
+    figure.add_scatter(
+        x=[x[node] for node in shown], y=[y[node] for node in shown], mode="markers+text", showlegend=False,
+        marker={"size": _NODE_PX, "color": value, "colorscale": _COLOURS, "cmin": 0.0, "cmax": 1.0,
+                "line": {"color": style.REFERENCE, "width": 1}},
+        text=[_percent(float(products[node])) for node in shown],
+        textfont={"size": 10, "color": ["#ffffff" if v >= _DARK_FROM else style.INK for v in value]},
+        customdata=[[", ".join(map(str, tree.paths[n])), f"{products[n]:.3g}", _rate(conditional, tree, n)] for n in shown],
+        hovertemplate="path %{customdata[0]}<br>accepted in %{customdata[1]} of rounds,<br>"
+        "%{customdata[2]} of those that accept its parent<extra></extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[x[ROOT]], y=[0.0], mode="markers", showlegend=False, hovertemplate="last accepted token<extra></extra>",
+        marker={"size": _NODE_PX, "symbol": "square", "color": style.ORANGE, "line": {"color": style.REFERENCE, "width": 1}},
+    )  # fmt: skip
+    left = min(x.values())
+    for depth in range(1, tree.depth + 1):
+        kept = sum(float(products[n]) for n in range(tree.nodes) if tree.depths[n] == depth)
+        figure.add_annotation(
+            x=left - 1.2, y=-depth, xanchor="right", showarrow=False, font={"size": 12}, align="right",
+            text=f"depth {depth}<br>{kept:.0%} of rounds",
+        )  # fmt: skip
+    width = max(x.values()) - left
+    figure.update_xaxes(visible=False, range=[left - 1.2 - max(4.5, 0.12 * width), left + width + 0.8])
+    figure.update_yaxes(visible=False, range=[-tree.depth - 0.5, 0.5])
+    tau = 1.0 + float(products.sum())
+    left_out = f"; {tree.nodes - len(shown)} less probable nodes are not drawn" if len(shown) < tree.nodes else ""
+    return style.finish(
+        figure, finding=f"{title[:1].upper() + title[1:]} has {tree.nodes} nodes and keeps {tau:.2f} tokens per round",
+        tag="nodes: percent of rounds in which the path is accepted; square: the last accepted token; further left: more probable "
+        f"candidates; at the mean rates{left_out}",
+        height=60 + _LEVEL_PX * (tree.depth + 1), least_width=int(_SLOT_PX * (width + 6)),
+    )  # fmt: skip
+
+
+def _percent(p: float) -> str:
+    return f"{p:.0%}".removesuffix("%") if p >= 0.005 else "<1"
+
+
+def _rate(conditional: NDArray[np.float64], tree: Tree, node: int) -> str:
+    # Of a node given its parent; conditional: [depth, rank].
+    rank = tree.ranks[node]
+    return f"{conditional[tree.depths[node] - 1, rank]:.3g}" if rank < conditional.shape[-1] else "0"
+
+
+def length_figure(sizes: TreeSizes) -> go.Figure:
+    """Tokens per round against nodes: the best tree of at most so many levels, and a dynamic one."""
+    figure = go.Figure()
+    for index, depth in enumerate(sizes.depths):
+        column = sizes.depths.index(depth)
+        figure.add_scatter(
+            x=sizes.nodes, y=sizes.tokens[:, column], mode="lines+markers", name=f"{depth} level" + ("s" if depth > 1 else ""),
+            **style.series_style(index),
+            hovertemplate=f"%{{x}} nodes, at most {depth} levels: %{{y:.2f}} tokens per round<extra></extra>",
+        )  # fmt: skip
+    figure.add_scatter(
+        x=sizes.nodes, y=[sizes.dynamic_tokens[n][2] for n in sizes.nodes], mode="lines", name="dynamic",
+        line={"color": style.REFERENCE, "width": 2, "dash": "dot"},
+        hovertemplate="%{x} nodes, made anew each round: %{y:.2f} tokens per round<extra></extra>",
+    )  # fmt: skip
+    if sizes.named is not None and sizes.named[1].tree is not None:
+        tree = sizes.named[1].tree
+        tau = 1.0 + float(tree.level_products(sizes.ranks.probability(sizes.base.conditional(tree.depth))).sum())
+        figure.add_scatter(
+            x=[tree.nodes], y=[tau], mode="markers", name=style.text(sizes.named[0]),
+            marker={"size": 13, "symbol": "star", "color": style.VERMILLION},
+        )  # fmt: skip
+    _node_axis(figure, sizes)
+    figure.update_yaxes(title="tokens per round, τ")
+    first, last = sizes.nodes[0], sizes.nodes[-1]
+    low, high = sizes.tokens[0].max(), sizes.tokens[-1].max()
+    style.finish(
+        figure, finding=f"{last // first if first else last} × the nodes keep {high / low:.2f} × the tokens per round"
+        if last > first else f"{last} nodes keep {high:.2f} tokens per round",
+        tag="at the mean rates; the probabilities of second and further candidates are a typical drafter's unless they were given",
+        height=430,
+    )  # fmt: skip
+    return style.legend_below(figure, offset=-0.2)
+
+
+def speed_figure(sizes: TreeSizes) -> go.Figure:
+    """Speed-up over plain decoding against nodes, one line per batch; the best size of each is marked."""
+    figure = go.Figure()
+    for index, batch in enumerate(sizes.batches):
+        look = style.series_style(index)
+        cells = [sizes.trees[batch, nodes] for nodes in sizes.nodes]
+        figure.add_scatter(
+            x=sizes.nodes, y=[sizes.speedup(c) for c in cells], mode="lines+markers", name=f"batch {batch:,}", **look,
+            customdata=[[c.tokens_per_s, c.drafted.shape.depth, "" if c.fits else "<br>the KV cache does not fit"] for c in cells],
+            hovertemplate=f"batch {batch:,}, %{{x}} nodes, depth %{{customdata[1]}}: %{{y:.2f}} × plain decoding<br>"
+            "%{customdata[0]:,.0f} tokens/s%{customdata[2]}<extra></extra>",
+        )  # fmt: skip
+        best = sizes.best_tree(batch)
+        size = next(n for n in sizes.nodes if sizes.trees[batch, n] is best)
+        figure.add_scatter(
+            x=[size], y=[sizes.speedup(best)], mode="markers", name="best size", showlegend=index == 0, hoverinfo="skip",
+            marker={"size": 16, "symbol": "circle-open", "color": style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)],
+                    "line": {"width": 2.5}},
+        )  # fmt: skip
+    figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
+    _node_axis(figure, sizes)
+    figure.update_yaxes(title="tokens/s over plain decoding, ×", rangemode="tozero")
+    picked = {b: sizes.best_tree(b).drafted.shape.nodes for b in (sizes.batches[0], sizes.batches[-1])}
+    finding = "; ".join(f"batch {b:,} is fastest with {n} node" + ("s" if n > 1 else "") for b, n in picked.items())
+    style.finish(figure, finding=finding[:1].upper() + finding[1:], tag=_tag(sizes), height=460)
+    return style.legend_below(figure, offset=-0.2)
+
+
+def batch_figure(sizes: TreeSizes) -> go.Figure:
+    """Speed-up over plain decoding against batch: best tree, best chain, and the user's tree."""
+    figure = go.Figure()
+    lines = [
+        ("best tree", [sizes.best_tree(b) for b in sizes.batches]),
+        ("best chain", [sizes.chains[b] for b in sizes.batches]),
+    ]
+    if sizes.named is not None and sizes.named_at is not None:
+        lines.append((style.text(sizes.named[0]), [sizes.named_at[b] for b in sizes.batches]))
+    for index, (name, cells) in enumerate(lines):
+        figure.add_scatter(
+            x=sizes.batches, y=[sizes.speedup(c) for c in cells], mode="lines+markers", name=name, **style.series_style(index),
+            customdata=[[c.drafted.shape.nodes, c.drafted.shape.depth, c.tokens_per_s] for c in cells],
+            hovertemplate=f"{name}, batch %{{x}}: %{{y:.2f}} × plain decoding<br>%{{customdata[0]}} nodes, depth %{{customdata[1]}}, "
+            "%{customdata[2]:,.0f} tokens/s<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
+    figure.update_xaxes(
+        type="log", title="sequences in a batch (log₂)", tickvals=sizes.batches, ticktext=[f"{b:,}" for b in sizes.batches], tickangle=0,
+    )  # fmt: skip
+    figure.update_yaxes(title="tokens/s over plain decoding, ×", rangemode="tozero")
+    wins = [b for b in sizes.batches if branches(sizes.best(b))]
+    finding = f"Trees beat chains up to batch {wins[-1]:,}" if wins else "No tree beats the best chain at these batches"
+    style.finish(figure, finding=finding, tag=_tag(sizes), height=430)
+    return style.legend_below(figure, offset=-0.2)
+
+
+def _node_axis(figure: go.Figure, sizes: TreeSizes) -> None:
+    figure.update_xaxes(
+        type="log", title="nodes (log₂)", tickvals=sizes.nodes, ticktext=[f"{n}" for n in sizes.nodes], tickangle=0,
+    )  # fmt: skip
+
+
+def _tag(sizes: TreeSizes) -> str:
+    return f"{style.tag_of(sizes.deployment)}; context {sizes.context_tokens:,} tokens"
+
+
+def tree_page(sizes: TreeSizes) -> str:
+    """All of it as an HTML page."""
+    part = HtmlPart(
+        title=f"Which tree to draft? {sizes.deployment.target.decoder.name} on {sizes.deployment.gpu.title}",
+        verdict=tree_sentence(sizes),
+        conditions=[
+            *rows.deployment_rows(sizes.deployment),
+            ("first candidates", rows.acceptance_text(sizes.base)),
+            ("context", f"{sizes.context_tokens:,} tokens each"),
+        ],
+        tables=[block for block in tree_report(sizes) if isinstance(block, Section)],
+        figures=[tree_figure(sizes), length_figure(sizes), speed_figure(sizes), batch_figure(sizes)],
+    )
+    return html_page([part], _tree_call(sizes))
+
+
+def _tree_call(sizes: TreeSizes) -> str:
+    """The Python call that gives these sizes again."""
+    named = ""
+    if sizes.named is not None and sizes.named[1].tree is not None:
+        paths = [list(path) for path in sizes.named[1].tree.paths]
+        named = f", named=({sizes.named[0]!r}, Tree.from_paths({paths!r}))"
+    return (
+        f"{deploy_call(sizes.deployment)}\n"
+        "from simulator.speculation.ranks import RankLaw\n"
+        "from simulator.speculation.tree import Tree\n"
+        "from simulator.speculation.tree_size import tree_sizes\n\n"
+        f"law = Acceptance({sizes.base.rates!r}, {sizes.base.request_icc!r})\n"
+        f"ranks = RankLaw({sizes.ranks.top1!r}, {sizes.ranks.shares!r})\n"
+        f"result = tree_sizes(deployment, law, nodes={list(sizes.nodes)!r}, depths={list(sizes.depths)!r}, "
+        f"batches={list(sizes.batches)!r}, context_tokens={sizes.context_tokens}, ranks=ranks{named})\n"
+    )
