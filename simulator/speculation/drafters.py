@@ -231,12 +231,22 @@ def load_drafter(name: str, *, base: Path | None = None) -> Drafter:
         return Drafter(name, decoder.name, "model", decoder, None, Quantization(), None, ())
     file = read_record(DrafterFile, path)
     _check_fields(file, str(path))
-    decoder_ = load_decoder(file.model, base=path.parent) if file.model else None
+    decoder_ = _head(load_decoder(file.model, base=path.parent), file.kind) if file.model else None
     return Drafter(
         file.name, file.title, file.kind, decoder_, file.tp, file.quantization, file.acceptance, file.targets,
         heads=file.heads or 0, head_layers=file.head_layers, modules=file.modules, exit_layer=file.exit_layer or 0,
         kv_budget_tokens=file.kv_budget_tokens, window=file.window, guesses=file.guesses, parallel=file.parallel,
     )  # fmt: skip
+
+
+def _head(decoder: Decoder, kind: Kind) -> Decoder:
+    """`decoder` as a head of this kind: what its config leaves unsaid about its inputs is as in the papers."""
+    h = decoder.hidden_size
+    if kind == "eagle" and not decoder.extra_input_size:
+        return replace(decoder, extra_input_size=2 * h)
+    if kind == "eagle3" and not (decoder.feature_size or decoder.extra_input_size):
+        return replace(decoder, feature_size=3 * h, attention_input_size=2 * h)
+    return decoder
 
 
 def _check_fields(file: DrafterFile, where: str) -> None:

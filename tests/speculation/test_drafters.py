@@ -1,5 +1,8 @@
 """Drafters by name, by file and as plain models; who may draft for whom; on how many GPUs."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -106,6 +109,17 @@ def test_a_model_without_prediction_modules_has_none_to_draft_with(tmp_path):
 def test_an_early_exit_leaves_layers_out(tmp_path, layers):
     with pytest.raises(InputError, match=f"exit_layer={layers} must be at least 1 and below the 32 layers"):
         check_pair(TARGET, own_file(tmp_path, kind="early-exit", model=None, exit_layer=layers))
+
+
+@pytest.mark.parametrize("kind", ["eagle", "eagle3"])
+def test_a_head_s_own_config_will_do(tmp_path, kind):
+    bundled = load_decoder(f"{kind}-llama-3.1-8b")
+    config = json.loads(catalog.locate("model", bundled.name).read_text())
+    bare = {key: value for key, value in config.items() if not key.startswith("memwall_")}
+    (tmp_path / "config.json").write_text(json.dumps(bare))
+    drafter = own_file(tmp_path, kind=kind, model="config.json")
+    assert replace(drafter.decoder, name=bundled.name) == bundled
+    check_pair(TARGET, drafter)
 
 
 # What the serving loop reads
