@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class Speculation(Record):
     def _check(self) -> Speculation:
         if not 1 <= self.gamma <= MAX_GAMMA:
             raise InputError("speculation.gamma", self.gamma, f"be between 1 and {MAX_GAMMA}")
+        if self.tree is not None and self.policy.kind in ("table", "per-request"):
+            raise InputError("policy", self.policy.kind, "draft chains: leave out the tree")
         return self
 
 
@@ -130,6 +133,27 @@ class Scenario(Record):
         )  # fmt: skip
 
 
+def _engines_own(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """`data` with an engine's own speculative configuration (``speculation: {vllm: …}``) in our terms; what else the mapping says
+    goes before it."""
+    from simulator.speculation import engine_config, engine_flags, engine_trtllm  # which few scenarios need
+
+    readers: dict[str, Callable[[Any, Any], Any]] = {
+        "vllm": engine_config.read_vllm, "sglang": engine_flags.read_sglang, "tensorrt-llm": engine_trtllm.read_tensorrt_llm,
+    }  # fmt: skip
+    own = dict(data["speculation"])
+    named = [name for name in readers if name in own]
+    if not named:
+        return data
+    if len(named) > 1:
+        raise InputError("speculation", ", ".join(named), "name one engine's configuration", where=where)
+    read = readers[named[0]](own.pop(named[0]), data.get("model"))
+    engine = dict(data.get("engine") or {})
+    for name, value in read.settings.items():
+        engine.setdefault(name.removeprefix("engine."), value)
+    return {**data, "speculation": {**read.speculation, **own}, **({"engine": engine} if engine else {})}
+
+
 def load_scenario(
     source: str | Path | dict[str, Any], *, base: Path | None = None, where: str = "scenario", **changes: Any
 ) -> Scenario:
@@ -155,6 +179,8 @@ def load_scenario(
         data["traffic"] = parse_traffic(traffic, f"{where}: traffic")
     if isinstance(data.get("engine"), str):
         data["engine"] = {"name": data["engine"]}
+    if isinstance(data.get("speculation"), dict):
+        data = _engines_own(data, where)
     scenario = validate(Scenario, data, where)
     if load != Load():
         changed = with_load(scenario.traffic, load.rate_per_s, load.requests, load.users)

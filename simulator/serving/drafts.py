@@ -12,7 +12,7 @@ from simulator.errors import InputError
 from simulator.scenario import Scenario
 from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
 from simulator.speculation.drafters import Drafter
-from simulator.speculation.policies import DraftPlan, always, by_table, off_above
+from simulator.speculation.policies import DraftPlan, PolicyConfig, always, by_table, off_above
 from simulator.speculation.shape import PLAIN, DraftShape
 from simulator.speculation.tree_config import TreeConfig
 from simulator.speculation.tree_law import TreeAcceptance, TreeYield
@@ -115,9 +115,7 @@ def drafts_of(scenario: Scenario, drafter: Drafter, law: Acceptance) -> Drafts:
 
 
 def _tree_drafts(scenario: Scenario, tree: TreeConfig, drafter: Drafter, law: Acceptance) -> Drafts:
-    policy = scenario.speculation.policy if scenario.speculation else None
-    if policy is None or policy.kind in ("table", "per-request"):
-        raise InputError("policy", policy.kind if policy else "(absent)", "draft chains: leave out the tree")
+    policy = scenario.speculation.policy if scenario.speculation else PolicyConfig()
     passes = _passes(drafter)
     found = [tree.resolve(law, passes=passes, base=scenario.base)]
     if policy.kind == "goodput" and tree.nodes is not None:

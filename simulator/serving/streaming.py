@@ -319,9 +319,10 @@ class _Fates:
         self._scenario, self._variant = scenario, variant
         self._differ = False
         if variant.drafts is not None:
+            kind = variant.deployment.drafter.kind if variant.deployment.drafter else None
             laws = [
                 variant.drafts.law,
-                *(c.acceptance.law(scenario.base) for c in chunk.classes if c.acceptance is not None),
+                *(c.acceptance.law(scenario.base, kind) for c in chunk.classes if c.acceptance is not None),
             ]
             self._differ = any(not law.alike and not isinstance(law, RecordedAcceptance) for law in laws)
         self.rates, self.row_of = self._of(chunk, 0)
