@@ -318,12 +318,35 @@ def _burstiness(text: str) -> float:
     return value
 
 
+_TOLD = (
+    "model", "gpu", "tp", "pp", "ep", "weights", "kv", "activations", "engine", "link", "draft", "gamma", "trees", "request_icc",
+    "match_probability", "load", "rate", "context", "output", "ttft", "tpot", "requests", "burstiness", "seed",
+)  # fmt: skip
+
+
 def _command(args: argparse.Namespace) -> str:
-    """The line that gives the page again, with the options that were given."""
+    """The line that gives the page again."""
     import shlex
 
-    return (
-        "memwall " + " ".join(shlex.quote(word) for word in args.words)
-        if getattr(args, "words", None)
-        else "memwall crossover"
-    )
+    words = ["memwall", "crossover"] + ([args.scenario] if args.scenario else [])
+    for name in _TOLD:
+        value = getattr(args, name)
+        if value is None or value == () or (args.scenario and name in ("tp", "pp", "engine")):
+            continue
+        text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+        words += [f"--{name.replace('_', '-')}", text]
+    if args.acceptance is not None:
+        words += ["--acceptance", _rates_text(args.acceptance)]
+    return shlex.join([*words, *(["--simulate"] if args.simulate else [])])
+
+
+def _rates_text(fields: dict[str, Any]) -> str:
+    """The option's text for these fields of an acceptance."""
+    for name in ("conditional", "marginal"):
+        if name in fields:
+            return f"{name}:" + ",".join(f"{rate:g}" for rate in fields[name])
+    if "alpha" in fields:
+        return f"{fields['alpha']:g}"
+    at = fields.get("at_gamma")
+    kind, value = next((k, v) for k, v in fields.items() if k != "at_gamma")
+    return f"{kind.rpartition('_')[2]}:{value:g}@{at}"

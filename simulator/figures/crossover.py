@@ -36,7 +36,7 @@ def speed_map(found: LoadMap, work: int, simulated: SimulatedMap | None = None) 
     )
     figure = go.Figure(
         go.Heatmap(
-            x=columns, y=rows, z=np.where(np.isfinite(z), z, None),
+            x=columns, y=rows, z=[[v if math.isfinite(v) else None for v in line] for line in z.tolist()],
             text=[[f"{v:.2f}" if math.isfinite(v) else "" for v in line] for line in speed.tolist()],
             texttemplate="%{text}", textfont={"color": style.INK}, zmin=-span, zmax=span, colorscale=_COLOURS, xgap=2, ygap=2,
             hoverongaps=False, customdata=[[v if math.isfinite(v) else None for v in line] for line in speed.tolist()],
@@ -181,13 +181,13 @@ def _map_finding(found: LoadMap, work: int, speed: FloatArray, how: str) -> str:
     pays = np.flatnonzero(filled.max(axis=0) > LEAST_GAIN)
     context = f"{found.works[work].context_tokens:,.0f} tokens"
     if not len(pays):
-        return f"No way to draft pays at a context of {context} ({how.split(',')[0]})"
+        return f"No way to draft pays at a context of {context} ({how.split(',', maxsplit=1)[0]})"
     i, k = np.unravel_index(int(filled.argmax()), filled.shape)
     end = (
         "at every load" if pays[-1] == speed.shape[1] - 1 else f"up to {found.axis.text(float(found.loads[pays[-1]]))}"
     )
     best = f"{filled[i, k]:.2f} × at best with {found.draftings[int(i)].name}"
-    return f"Speculation pays {end} at a context of {context}: {best} ({how.split(',')[0]})"
+    return f"Speculation pays {end} at a context of {context}: {best} ({how.split(',', maxsplit=1)[0]})"
 
 
 def _best_finding(found: LoadMap) -> str:
@@ -204,10 +204,7 @@ def _crossing_finding(found: LoadMap) -> str:
     first, last = (found.crossing(i, 0) for i in (0, len(found.draftings) - 1))
     top = float(found.loads[-1])
     names = found.draftings[0].name, found.draftings[-1].name
-    words = [
-        f"{n} pays up to {_end(top, c.load)}" if c.load != 0 else f"{n} never pays"
-        for n, c in zip(names, (first, last), strict=True)
-    ]
+    words = [f"{n} {_pays(top, c.load)}" for n, c in zip(names, (first, last), strict=True)]
     return (
         f"{', '.join(dict.fromkeys(words))} {_axis(found)} at a context of {found.works[0].context_tokens:,.0f} tokens"
     )
@@ -233,6 +230,10 @@ def _load(found: LoadMap, value: float) -> str:
 
 def _end(top: float, load: float | None) -> str:
     return f"more than {top:,.4g}" if load is None else f"{load:,.4g}"
+
+
+def _pays(top: float, load: float | None) -> str:
+    return "never pays" if load == 0 else f"pays beyond {top:,.4g}" if load is None else f"pays up to {load:,.4g}"
 
 
 def _short(name: str) -> str:

@@ -118,9 +118,9 @@ def curve(tables: DeploymentTables, drafting: Drafting, work: Work) -> Curve:
     largest = np.minimum(left, settings.prefill_chunk_tokens or np.inf)
     pieces = np.ceil(work.prompt_tokens / np.maximum(1.0, np.minimum(largest, work.prompt_tokens)))
     cycle = joining + pieces + rounds
-    per_pass = np.minimum(np.floor(left / (work.prompt_tokens / pieces)), settings.prompts_per_pass or np.inf)
-    # Where prompts come faster than the token budget reads them, they line up.
-    flow = np.minimum(1.0, np.maximum(1.0, per_pass) / (batch * pieces / cycle))
+    per_pass = np.minimum(left / (work.prompt_tokens / pieces), settings.prompts_per_pass or np.inf)
+    # Where prompts come faster than the token budget reads them, they line up; the last one of a step takes what is left of it.
+    flow = np.minimum(1.0, per_pass / (batch * pieces / cycle))
     others = batch - 1.0
     decoding, reading = others * rounds / cycle * flow, others * pieces / cycle * flow
     first_s, line_s = np.zeros(most), np.zeros(most)
