@@ -34,6 +34,8 @@ class Luck(NamedTuple):
     """`state.RECORDED`, row after row."""
     bounds: Any
     """Upper ends of the states' shares of [0, 1) [states]."""
+    renewal: Any
+    """Probability that a position begins a new stretch, by the state of the one before [states]."""
     proposes: Any
     """Whether anything is drafted in a state [states]."""
 
@@ -69,7 +71,7 @@ def stretch_at(config: Any, luck: Any, slot: Any, position: int) -> int:
         return 0
     while slot.looked_at <= position:
         here = absorbed(slot.luck, slot.looked_at)
-        if slot.looked_at == 0 or number_of(absorbed(here, STRETCH_BEGINS)) < config.stretch_renewal:
+        if slot.looked_at == 0 or number_of(absorbed(here, STRETCH_BEGINS)) < luck.renewal[slot.stretch]:
             drawn = number_of(absorbed(here, STRETCH_STATE))
             state = 0
             while state < states - 1 and drawn >= luck.bounds[state]:

@@ -60,6 +60,8 @@ class StepModel:
     """Row of each request [requests]."""
     stretch_bounds: FloatArray = field(default_factory=lambda: np.ones(1))
     """Upper ends of the states' shares of [0, 1) [states]."""
+    stretch_renewal: FloatArray = field(default_factory=lambda: np.zeros(1))
+    """Probability that an output position begins a new stretch of text, by the state of the position before [states]."""
     proposes: IntArray = field(default_factory=lambda: np.ones(1, dtype=np.int64))
     """Whether anything is drafted in a state [states]."""
     draft_intake: FloatArray = field(default_factory=lambda: np.zeros((3, 2)))

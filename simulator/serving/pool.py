@@ -209,6 +209,7 @@ class Pool:
                 models[0].first_round,
                 models[0].rounds,
                 models[0].stretch_bounds,
+                models[0].stretch_renewal,
                 models[0].proposes,
             ),
             records=Record(

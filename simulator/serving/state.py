@@ -134,7 +134,6 @@ CONFIG = np.dtype(
             "i8",
         ),  # 1 when it reads on while nothing is drafted (after a step only), 0 when it reads later
         ("draft_share", "f8"),  # of the drafter's time that is waited for; below 1 where it has GPUs of its own
-        ("stretch_renewal", "f8"),  # probability that an output position begins a new stretch of text
         ("draft_first", "i8"),  # 1 when a round makes its own drafts, 0 when the step before did
         ("draft_padded", "i8"),  # 1 when after a round the drafter reads 1 + depth tokens of all, whatever was accepted
         ("padded", "i8"),  # 1 when all that decode are charged the widest round as soon as one has drafts

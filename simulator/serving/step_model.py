@@ -105,7 +105,6 @@ def _drafting(model: StepModel, deployment: Deployment, drafts: Drafts, budget: 
     row.draft_keeps_up = int(drafter.catches_up == "each-step")
     recorded = isinstance(law, RecordedAcceptance)
     row.match_probability = 1.0 if law.matches_in_stretches else law.match_probability
-    row.stretch_renewal = 1.0 / law.stretch_tokens
     widest = max(max(shape.pass_tokens, default=1) for shape in drafts.plan.shapes)
     padded = drafts.depth + 1 if settings.draft_batch == "padded" else 1
     most = max(settings.max_batched_tokens, settings.max_sequences * max(widest, padded))
@@ -115,6 +114,7 @@ def _drafting(model: StepModel, deployment: Deployment, drafts: Drafts, budget: 
         draft=tables or model.target,
         plan=plan_tables(drafts.plan, drafts.columns),
         stretch_bounds=np.ones(1) if recorded else np.cumsum(law.stretch_weights),
+        stretch_renewal=np.zeros(1) if recorded else 1.0 / law.stretch_tokens,
         proposes=np.ones(1, dtype=np.int64) if recorded else law.stretch_proposes.astype(np.int64),
         draft_intake=deployment.draft_intake(most),
     )

@@ -122,6 +122,8 @@ def fates_of(
                 raise InputError(
                     name.removeprefix("mean_"), theirs, f"be {shown}, as the scenario has it for all", where=where
                 )
+        if own.repetition != law.repetition:
+            raise InputError("repetition", own.repetition, "be the scenario's, for all classes", where=where)
         own_rates, own_rows = drafts.rates(own, scenario.seed, traffic.output_tokens, first)
         if own_rates.shape[1] != rates.shape[1]:
             rule = "be above 0 in all classes, or in none"

@@ -15,14 +15,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import InputError
 from simulator.randomness import uniform_array
-from simulator.speculation.acceptance_config import MAX_GAMMA, AcceptanceConfig, AnswerLength
+from simulator.speculation.acceptance_config import AcceptanceConfig, AnswerLength, Repetition
 from simulator.speculation.beta_table import beta_quantiles
 from simulator.speculation.recording import Recording
-from simulator.speculation.stretches import STATES, accepted_shares, round_shares, state_rates
+from simulator.speculation.shape import MAX_GAMMA
+from simulator.speculation.stretches import (
+    STATES,
+    accepted_shares,
+    repeated_share,
+    round_shares,
+    state_rates,
+)
 
 __all__ = [
-    "MAX_GAMMA", "Acceptance", "AcceptanceConfig", "AnswerLength", "FloatArray", "RecordedAcceptance", "chain_tokens",
-    "conditional_from_marginal",
+    "MAX_GAMMA", "Acceptance", "AcceptanceConfig", "AnswerLength", "FloatArray", "RecordedAcceptance", "Repetition",
+    "chain_tokens", "conditional_from_marginal",
 ]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
@@ -32,6 +39,8 @@ _SMALLEST_ICC = 1e-9
 _SMALLEST_RATE = 1e-6
 """Closer to 0 or 1 luck makes no difference, and the beta quantiles cannot be computed either."""
 _EFFECT_STREAM = (1 << 40) + 5  # beside the streams of `simulator.randomness`
+_ORDINARY_TOKENS = 4.0
+"""Length of the stretches outside of loops where they are all alike: short, so that few answers begin with a loop."""
 # Quantiles at which the population of requests is averaged: midpoints of equal shares.
 _POPULATION = (np.arange(2000) + 0.5) / 2000
 
@@ -65,6 +74,7 @@ class Acceptance:
     mean_stretch_tokens: float | None = None
     match_tokens: float | None = None
     answer_length: AnswerLength | None = None
+    repetition: Repetition | None = None
 
     @property
     def alike(self) -> bool:
@@ -87,13 +97,26 @@ class Acceptance:
         if self.matches_in_stretches:
             return np.array([self.match_probability, 1.0 - self.match_probability])
         states = STATES if self._varies else 1
-        return np.full(states, 1.0 / states)
+        weights = np.full(states, 1.0 / states)
+        if self.repetition is None:
+            return weights
+        loop = self._ordinary_tokens / self.repetition.every_tokens
+        return np.append((1.0 - loop) * weights, loop)
 
     @property
-    def stretch_tokens(self) -> float:
-        """Mean length of a stretch in output tokens, at least 1; infinite where there is one state."""
-        tokens = self.match_tokens if self.matches_in_stretches else self.mean_stretch_tokens if self._varies else None
-        return float("inf") if tokens is None else tokens
+    def stretch_tokens(self) -> FloatArray:
+        """Mean length L_s of a stretch of each state in output tokens, at least 1 [S]; infinite where there is one state."""
+        if self.matches_in_stretches and self.match_tokens is not None:
+            return np.full(2, self.match_tokens)
+        lengths = np.full(STATES if self._varies else 1, self._ordinary_tokens)
+        return lengths if self.repetition is None else np.append(lengths, self.repetition.tokens)
+
+    @property
+    def _ordinary_tokens(self) -> float:
+        # Length of stretches outside of loops.
+        if self._varies and self.mean_stretch_tokens is not None:
+            return self.mean_stretch_tokens
+        return float("inf") if self.repetition is None else _ORDINARY_TOKENS
 
     @property
     def stretch_proposes(self) -> NDArray[np.bool_]:
@@ -148,10 +171,10 @@ class Acceptance:
     ) -> tuple[FloatArray, NDArray[np.int64]]:
         """Rates by state [rows, S, gamma] and the row of each of the requests `first`, `first` + 1, …, as in `per_request`.
 
-        Where stretches differ in acceptance, requests stand at the middles of 2,000 equal shares of the population, so that
+        Where stretches differ in acceptance, requests with luck of their own stand at the middles of 2,000 equal shares of the population, so that
         there are no more rows than that; which of them request r has is a pure function of (seed, r).
         """
-        if not self._varies or self.alike:
+        if (not self._varies and self.repetition is None) or self.alike:
             rates, row_of = self.per_request(seed, requests, gamma, first, answer_tokens)
             return self._by_state(rates), row_of
         place = (self._quantiles(seed, requests, first, answer_tokens) * len(_POPULATION)).astype(np.int64)
@@ -159,9 +182,13 @@ class Acceptance:
 
     def _by_state(self, rates: FloatArray) -> FloatArray:
         # [rows, γ] → [rows, S, γ]; 0 where nothing is proposed.
-        if self._varies:
-            return state_rates(rates, self.stretch_icc)
-        return np.asarray(rates[:, None, :] * self.stretch_proposes[:, None])
+        if self.matches_in_stretches:
+            return np.asarray(rates[:, None, :] * self.stretch_proposes[:, None])
+        states = state_rates(rates, self.stretch_icc) if self._varies else rates[:, None, :]
+        if self.repetition is None:
+            return states
+        loop = np.full((len(rates), 1, rates.shape[1]), self.repetition.conditional)
+        return np.concatenate([states, loop], axis=1)
 
     def _population_rates(self, gamma: int) -> FloatArray:
         # Rates at the quantiles of the population, one where all are alike [quantiles, S, γ].
@@ -176,7 +203,26 @@ class Acceptance:
         found = 1.0 if self.matches_in_stretches else self.match_probability
         diluted = found * accepted
         diluted[..., 0] += 1.0 - found
-        return accepted, round_shares(diluted, self.stretch_weights, self.stretch_tokens)
+        if self.repetition is None:
+            return accepted, round_shares(diluted, self.stretch_weights, float(self.stretch_tokens[0]))
+        tokens = diluted @ np.arange(1.0, gamma + 2.0)
+        weights = self.stretch_weights[:-1] / self.stretch_weights[:-1].sum()
+        ordinary = round_shares(diluted[:, :-1], weights, self._ordinary_tokens)
+        inside = self._repeated_share(len(tokens))
+        rounds_inside = inside / tokens[:, -1]
+        rounds_outside = (1.0 - inside) / (ordinary * tokens[:, :-1]).sum(axis=1)
+        loop = (rounds_inside / (rounds_inside + rounds_outside))[:, None]
+        return accepted, np.concatenate([(1.0 - loop) * ordinary, loop], axis=1)
+
+    def _repeated_share(self, quantiles: int) -> FloatArray:
+        # Share of the output tokens within loops, by quantile of the population of requests [quantiles].
+        lengths, loops = self.answer_length, self.repetition
+        if loops is None:
+            return np.zeros(quantiles)
+        if lengths is None:
+            return np.full(quantiles, loops.tokens / (loops.every_tokens + loops.tokens))
+        answers = lengths.token_weighted(None if self.alike else _POPULATION)
+        return np.asarray(repeated_share(loops.every_tokens, loops.tokens, answers).mean(axis=-1))
 
     def match_share(self, gamma: int) -> float:
         """Share of the rounds in which anything is proposed, averaged over requests."""
@@ -185,7 +231,8 @@ class Acceptance:
         return float(self._accepted_and_shares(gamma)[1][:, 0].mean())
 
     def expected_tokens(self, gamma: int) -> float:
-        """Mean tokens per round of a request drawn at random, τ(γ), in a long answer; rounds without a match yield 1."""
+        """Mean tokens per round of a request drawn at random, τ(γ); rounds without a match yield 1. Of a long answer, but where
+        `answer_length` says how long answers are: that decides how far they get into loops."""
         return float(np.mean(self._tokens_by_request(gamma)))
 
     def live_tokens(self, gamma: int) -> float:

@@ -12,15 +12,16 @@ from pydantic import model_validator
 from simulator.errors import InputError
 from simulator.records import Record
 from simulator.speculation.recording import Replay
+from simulator.speculation.shape import MAX_GAMMA
 from simulator.speculation.stretches import LARGEST_ICC
 
 if TYPE_CHECKING:
     from simulator.speculation.acceptance import Acceptance
 
-MAX_GAMMA = 64
-"""Longest chain anyone drafts; guards tables against typing errors."""
 MAX_STRETCH_TOKENS = 1e9
 """Longer stretches than any answer; beyond, their ends are lost in rounding."""
+LEAST_EVERY_TOKENS = 20.0
+"""Loops that begin sooner are no exception but the text."""
 
 
 class AnswerLength(Record):
@@ -56,12 +57,47 @@ class AnswerLength(Record):
         own = ndtri(np.clip(quantile, 2.0**-54, 1.0 - 2.0**-53))
         return np.asarray(ndtr(self.correlation * z + np.sqrt(1.0 - self.correlation**2) * own))
 
+    def token_weighted(self, quantile: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Lengths of the answers of requests at these places, equally many tokens each [quantiles, 32]; None: of all, one row.
+
+        ln n is normal about ρ·z_u with variance 1 − ρ², in units of σ; counting tokens moves its mean up by its variance.
+        """
+        from scipy.special import ndtri
+
+        evenly = ndtri((np.arange(32) + 0.5) / 32)
+        rho, middle = (0.0, np.zeros(1)) if quantile is None else (self.correlation, self.correlation * ndtri(quantile))
+        spread = self.log_std * np.sqrt(1.0 - rho**2)
+        logs = self.log_std * middle[:, None] + spread * (evenly + spread)
+        return np.asarray(np.maximum(self.median_tokens * np.exp(logs), 1.0))
+
     def weights(self, quantile: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean answer length of requests at these places in the population, over that of all; log-normal lengths."""
         from scipy.special import ndtri
 
         slope = self.correlation * self.log_std
         return np.asarray(np.exp(slope * ndtri(quantile) - slope**2 / 2.0))
+
+
+class Repetition(Record):
+    """Text that repeats itself, where nearly every draft is kept: it needs a state of its own, long and rare."""
+
+    every_tokens: float
+    """Mean number of output tokens until a loop begins, where there is none."""
+    tokens: float
+    """Mean length of a loop in output tokens."""
+    conditional: float
+    """Conditional rate at every depth within a loop."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Repetition:
+        if not LEAST_EVERY_TOKENS <= self.every_tokens <= MAX_STRETCH_TOKENS:
+            rule = f"be between {LEAST_EVERY_TOKENS:g} and {MAX_STRETCH_TOKENS:g} output tokens"
+            raise InputError("every_tokens", self.every_tokens, rule)
+        if not 1.0 <= self.tokens <= MAX_STRETCH_TOKENS:
+            raise InputError("tokens", self.tokens, f"be between 1 and {MAX_STRETCH_TOKENS:g} output tokens")
+        if not 0.0 <= self.conditional <= 1.0:
+            raise InputError("conditional", self.conditional, "be between 0 and 1")
+        return self
 
 
 class AcceptanceConfig(Record):
@@ -96,6 +132,8 @@ class AcceptanceConfig(Record):
     match_tokens: float | None = None
     """Matches and their absence come in stretches of this mean length in output tokens, each drawn anew, so that two
     neighbours may be alike; left out, every round finds a match or not by itself."""
+    repetition: Repetition | None = None
+    """Loops, in which text repeats itself; left out, there are none."""
     answer_length: AnswerLength | None = None
     """How the luck of a request goes with the length of its answer; left out, they are independent."""
     source: str = ""
@@ -121,7 +159,7 @@ class AcceptanceConfig(Record):
         self._check_one_number()
         neutral_values = {
             "request_icc": 0.0, "stretch_icc": 0.0, "stretch_tokens": None, "match_probability": 1.0, "match_tokens": None,
-            "answer_length": None,
+            "repetition": None, "answer_length": None,
         }  # fmt: skip
         for name, neutral in neutral_values.items():
             if self.replay is not None and getattr(self, name) != neutral:
@@ -143,6 +181,14 @@ class AcceptanceConfig(Record):
         if self.stretch_icc > 0.0 and self.match_tokens is not None and self.match_probability < 1.0:
             rule = "be left out with match_tokens: stretches are of acceptance or of matches, not of both"
             raise InputError("stretch_icc", self.stretch_icc, rule)
+        if self.repetition is not None:
+            if self.match_tokens is not None and self.match_probability < 1.0:
+                raise InputError(
+                    "repetition", "(given)", "be left out with match_tokens: loops are where matches go on"
+                )
+            if self.stretch_icc > 0.0 and (self.stretch_tokens or 0.0) > self.repetition.every_tokens / 2.0:
+                rule = f"be at most half of the {self.repetition.every_tokens:g} tokens between loops"
+                raise InputError("stretch_tokens", self.stretch_tokens, rule)
         for name in ("conditional", "marginal"):
             rates = getattr(self, name)
             if rates is None:
@@ -196,5 +242,5 @@ class AcceptanceConfig(Record):
             rates = conditional_from_marginal(self.marginal or ())
         return Acceptance(
             rates, self.request_icc, self.match_probability, self.stretch_icc, self.stretch_tokens, self.match_tokens,
-            self.answer_length,
+            self.answer_length, self.repetition,
         )  # fmt: skip

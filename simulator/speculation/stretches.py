@@ -1,13 +1,18 @@
 """Stretches: text comes in parts that a drafter guesses well and parts that it guesses badly.
 
-Output position 0 begins a stretch, and every later position begins a new one with probability 1/L, so that stretches are
-L tokens long on average. Each draws one of S states, whatever the last one was. A round belongs to the stretch of the
-position it starts at, and has that state's rates at all its depths.
+Output position 0 begins a stretch, and every later position begins a new one with probability 1/L_s, s the state of the last
+position, so that a stretch of state s is L_s tokens long on average. Each draws one of S states, whatever the last one was. A
+round belongs to the stretch of the position it starts at, and has that state's rates at all its depths.
 
-Rounds do not see the states as positions do. A round that yields N tokens ends in the same stretch with probability q^N,
-q = 1 − 1/L, and otherwise meets a new draw; so over the rounds of a long answer the state is a Markov chain whose stationary
-shares are w_s / (1 − E_s[q^N]), normalised (balance: the rounds that leave s for a new draw are a share w_s of all that do).
-L = 1: w_s itself. L → ∞: w_s / τ_s, since stretches of equal length take rounds in inverse proportion to their tokens per round.
+Rounds do not see the states as positions do. Where all L_s are one L, a round that yields N tokens ends in the same stretch with
+probability q^N, q = 1 − 1/L, and otherwise meets a new draw; so over the rounds of a long answer the state is a Markov chain
+whose stationary shares are w_s / (1 − E_s[q^N]), normalised (balance: the rounds that leave s for a new draw are a share w_s of
+all that do). L = 1: w_s itself. L → ∞: w_s / τ_s: a state takes rounds in inverse proportion to its tokens per round.
+
+Repetition is a state of its own: models fall into loops, where a drafter guesses nearly everything for hundreds of tokens. An
+answer begins outside; at every position the loop begins with probability 1/E and ends with 1/L, so that the share of the first n
+positions inside is f(n) = L/(E+L) · (1 − T/n·(1 − e^(−n/T))), T = 1/(1/E + 1/L). Most answers end long before that has settled.
+Loops are much longer than rounds, so of the rounds they have f/τ_loop against (1 − f)/τ of the rest.
 """
 
 from __future__ import annotations
@@ -69,13 +74,17 @@ def accepted_shares(rates: FloatArray) -> FloatArray:
 def round_shares(accepted: FloatArray, weights: FloatArray, stretch_tokens: float) -> FloatArray:
     """Share of the rounds of a long answer that each state has [..., S].
 
-    accepted: P(x drafts kept) by state [..., S, γ + 1]. weights: of the states over positions [S].
+    accepted: P(x drafts kept) by state [..., S, γ + 1]. weights: probability of the states [S]; stretch_tokens: L of them all.
     """
-    stays = 1.0 - 1.0 / stretch_tokens
     tokens = np.arange(1, accepted.shape[-1] + 1)
-    # 1 − E[q^N], summed so that it keeps its digits where q is close to 1.
-    leaves = (
-        accepted @ -np.expm1(tokens * np.log1p(-1.0 / stretch_tokens)) if stays > 0.0 else np.ones(accepted.shape[:-1])
-    )
-    shares = weights / leaves
+    # 1 − q^N, so that it keeps its digits where q is close to 1; 1 where every position begins a stretch.
+    ended = -np.expm1(tokens * np.log1p(-1.0 / stretch_tokens)) if stretch_tokens > 1.0 else np.ones(len(tokens))
+    shares = weights / (accepted @ ended)
     return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
+
+
+def repeated_share(every_tokens: float, tokens: float, answer_tokens: FloatArray) -> FloatArray:
+    """f(n): share of the positions of answers of n tokens that lie in a loop, E = `every_tokens`, L = `tokens`."""
+    settled = tokens / (every_tokens + tokens)
+    relative = answer_tokens * (1.0 / every_tokens + 1.0 / tokens)
+    return np.asarray(settled * (1.0 + np.expm1(-relative) / relative))

@@ -122,7 +122,7 @@ def models(draw, n):
         if draw(st.booleans()):
             chosen |= {
                 "states": [(0.25, 0.5, True), (0.5, 1.0, True), (0.25, 2.0, draw(st.booleans()))],
-                "stretch_renewal": draw(st.sampled_from([0.05, 0.3, 1.0])),
+                "renewal": draw(st.lists(st.sampled_from([0.05, 0.3, 1.0]), min_size=3, max_size=3)),
             }
         chosen["match_probability"] = draw(st.sampled_from([1.0, 1.0, 0.6]))
     if draw(st.integers(0, 5)) == 0:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from simulator.errors import InputError
 from simulator.records import validate
-from simulator.speculation.acceptance import Acceptance, AcceptanceConfig
-from simulator.speculation.stretches import STATES, accepted_shares, round_shares, state_rates
+from simulator.speculation.acceptance import Acceptance, AcceptanceConfig, AnswerLength, Repetition
+from simulator.speculation.ladder.sampling import sampled_rounds
+from simulator.speculation.stretches import STATES, accepted_shares, repeated_share, round_shares, state_rates
 
 unit = st.floats(0.0, 1.0)
 iccs = st.floats(1e-6, 0.8)
@@ -84,7 +85,7 @@ def drawn_rounds(law: Acceptance, gamma: int, requests: int, rounds: int, seed: 
         luck = random.random((requests, gamma)) < rates[row_of, state]
         kept[step] = np.where(proposed, np.cumprod(luck, axis=1).sum(axis=1), -1)
         for position in range(gamma + 1):
-            anew = (position <= np.maximum(kept[step], 0)) & (random.random(requests) < 1 / tokens)
+            anew = (position <= np.maximum(kept[step], 0)) & (random.random(requests) < 1 / tokens[state])
             state = np.where(anew, random.choice(len(weights), size=requests, p=weights), state)
     return kept
 
@@ -161,6 +162,53 @@ def test_long_stretches_weigh_rounds_not_positions():
     assert law.match_share(4) == pytest.approx(1 / 6, rel=1e-6)
 
 
+# Loops
+
+LOOPS = Repetition(every_tokens=900.0, tokens=300.0, conditional=0.97)
+
+
+def test_share_in_loops_by_its_differential_equation():
+    # P' = (1 − P) / E − P / L from P(0) = 0, in steps of a hundredth of a token.
+    inside, total, step = 0.0, 0.0, 0.01
+    for _ in range(60_000):
+        total += inside * step
+        inside += step * ((1.0 - inside) / 900.0 - inside / 300.0)
+    assert repeated_share(900.0, 300.0, np.array([600.0]))[0] == pytest.approx(total / 600.0, rel=1e-3)
+    assert repeated_share(900.0, 300.0, np.array([1e9]))[0] == pytest.approx(0.25, rel=1e-6)
+    assert repeated_share(900.0, 300.0, np.array([1.0]))[0] < 1e-3
+
+
+@pytest.mark.parametrize("icc", [0.0, 0.1])
+@pytest.mark.parametrize("stretch_icc", [0.0, 0.1])
+def test_loops_in_short_and_long_answers(icc, stretch_icc):
+    random = np.random.default_rng(2)
+    lengths = AnswerLength(correlation=0.5, median_tokens=120.0, log_std=1.0)
+    law = Acceptance((0.8, 0.7, 0.6), icc, 1.0, stretch_icc, 15.0 if stretch_icc else None, None, lengths, LOOPS)
+    answers = np.maximum(1, np.exp(np.log(120.0) + random.normal(size=30_000))).astype(int)
+    rounds = sampled_rounds(law, 3, answers, seed=4)
+    # All tokens over all rounds, but for last rounds, which the ends of answers cut off.
+    steps = rounds.steps - 1.0
+    tokens = rounds.answer_tokens - rounds.tokens[rounds.is_last]
+    ratio = tokens.sum() / steps.sum()
+    error = np.std(tokens - ratio * steps) / np.sqrt(len(steps)) / steps.mean()
+    # What the closed form leaves out: answers begin with a loop in 4 of 900, and rounds jump over the ends of loops.
+    assert abs(ratio - law.live_tokens(3)) < 4 * error + 0.01 * ratio
+    # Without a known length, those of an endless answer.
+    endless = Acceptance((0.8, 0.7, 0.6), icc, 1.0, stretch_icc, 15.0 if stretch_icc else None, None, None, LOOPS)
+    long = sampled_rounds(endless, 3, np.full(1500, 20_000), seed=4)
+    own = long.answer_tokens / long.steps
+    assert abs(own.mean() - endless.expected_tokens(3)) < 4 * own.std() / np.sqrt(len(own)) + 0.005 * own.mean()
+
+
+def test_states_with_loops():
+    law = Acceptance((0.8, 0.7), repetition=LOOPS)
+    assert law.stretch_rates(0, 3, 2)[0].tolist() == [[[0.8, 0.7], [0.97, 0.97]]]
+    begins, weights = 1.0 / law.stretch_tokens, law.stretch_weights
+    assert begins[0] * weights[1] == pytest.approx(1 / 900)  # per position outside
+    assert 1.0 / begins[1] == 300.0
+    assert Acceptance((0.8,), 0.1, 1.0, 0.1, 9.0, None, None, LOOPS).stretch_rates(0, 3, 2)[0].shape == (2000, 9, 2)
+
+
 # What the loop gets
 
 
@@ -172,7 +220,7 @@ def test_shapes_without_stretches():
     assert np.array_equal(row_of, plain_row_of)
     assert law.stretch_weights.tolist() == [1.0]
     assert law.stretch_proposes.tolist() == [True]
-    assert law.stretch_tokens == float("inf")
+    assert law.stretch_tokens.tolist() == [float("inf")]
 
 
 def test_shapes_with_matches():
@@ -181,7 +229,7 @@ def test_shapes_with_matches():
     assert rates.tolist() == [[[0.8, 0.7], [0.0, 0.0]]]
     assert law.stretch_weights.tolist() == [0.25, 0.75]
     assert law.stretch_proposes.tolist() == [True, False]
-    assert law.stretch_tokens == 9.0
+    assert law.stretch_tokens.tolist() == [9.0, 9.0]
 
 
 @given(st.integers(0, 2**62), st.integers(1, 30), st.integers(1, 30), st.integers(0, 1000))
@@ -202,7 +250,7 @@ def test_what_a_user_gives():
     law = law_of({"alpha": 0.8, "request_icc": 0.1, "stretch_icc": 0.2, "stretch_tokens": 14})
     assert law == Acceptance((0.8,), 0.1, 1.0, 0.2, 14.0)
     law = law_of({"alpha": 0.8, "match_probability": 0.4, "match_tokens": 9})
-    assert law.stretch_tokens == 9.0
+    assert law.stretch_tokens.tolist() == [9.0, 9.0]
     # Limits of a sweep are no mistakes.
     assert len(law_of({"alpha": 0.8, "stretch_icc": 0, "stretch_tokens": 9}).stretch_weights) == 1
     assert len(law_of({"alpha": 0.8, "match_probability": 1, "match_tokens": 9}).stretch_weights) == 1
@@ -217,6 +265,10 @@ def test_what_a_user_gives():
         ({"alpha": 0.5, "stretch_icc": 0.1, "stretch_tokens": float("inf")}, "stretch_tokens=inf must be"),
         ({"alpha": 0.5, "match_tokens": 0.0, "match_probability": 0.5}, "match_tokens=0.0 must be between 1 and"),
         ({"alpha": 0.5, "stretch_icc": 0.1, "stretch_tokens": 9, "match_tokens": 9, "match_probability": 0.5}, "be left out with match_tokens"),
+        ({"alpha": 0.5, "repetition": {"every_tokens": 5, "tokens": 9, "conditional": 0.9}}, "every_tokens=5.0 must be between 20 and"),
+        ({"alpha": 0.5, "repetition": {"every_tokens": 500, "tokens": 9, "conditional": 1.9}}, "conditional=1.9 must be between 0 and 1"),
+        ({"alpha": 0.5, "repetition": {"every_tokens": 500, "tokens": 9, "conditional": 0.9}, "match_tokens": 9, "match_probability": 0.5}, "be left out with match_tokens"),
+        ({"alpha": 0.5, "repetition": {"every_tokens": 500, "tokens": 9, "conditional": 0.9}, "stretch_icc": 0.1, "stretch_tokens": 400}, "be at most half of the 500 tokens between loops"),
         ({"replay": "x.jsonl", "stretch_tokens": 9}, "stretch_tokens=9.0 must be left out with replay"),
         ({"replay": "x.jsonl", "match_tokens": 9}, "match_tokens=9.0 must be left out with replay"),
     ],

@@ -77,16 +77,17 @@ class Luck:
         return bool(drawn < settings.match_probability)
 
     def _stretch(self, sequence: Sequence, position: int) -> int:
-        """State of the stretch of text in which output `position` lies: the last position that began one drew it."""
+        """State of the stretch of text in which output `position` lies, from the first position on."""
         bounds = self.model.stretch_bounds
         if len(bounds) == 1:
             return 0
-        seed = self.settings.seed
-        begin = position
-        while begin > 0 and uniform(seed, sequence.index, begin, STRETCH_BEGINS) >= self.settings.stretch_renewal:
-            begin -= 1
-        drawn = uniform(seed, sequence.index, begin, STRETCH_STATE)
-        return next((s for s, bound in enumerate(bounds) if drawn < bound), len(bounds) - 1)
+        seed, state = self.settings.seed, 0
+        for place in range(position + 1):
+            renewal = self.model.stretch_renewal[state]
+            if place == 0 or uniform(seed, sequence.index, place, STRETCH_BEGINS) < renewal:
+                drawn = uniform(seed, sequence.index, place, STRETCH_STATE)
+                state = next((s for s, bound in enumerate(bounds) if drawn < bound), len(bounds) - 1)
+        return state
 
     def _recorded(self, sequence: Sequence) -> Any:
         # After the last recorded round the first comes again.

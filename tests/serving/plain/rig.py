@@ -105,11 +105,11 @@ def workload(
 
 
 def step_model(
-    n, *, target=None, draft=None, gamma=0, plan=None, columns=None, rates=None, states=None, recorded=None, **settings
+    n, *, target=None, draft=None, gamma=0, plan=None, columns=None, rates=None, states=None, renewal=(0.0,), recorded=None, **settings
 ) -> model.StepModel:
     """A model of `n` requests: γ drafts, or those of a `plan` (all its shapes with the rates from column 0 on, unless `columns` says
     otherwise), conditional acceptance `rates` (one row, or one per request), maybe in `states` of a stretch, which is a list of (share, factor
-    on the rates, whether anything is proposed), or `recorded` rounds of (drafted, accepted) per request."""
+    on the rates, whether anything is proposed), with a `renewal` probability in each, or `recorded` rounds of (drafted, accepted) per request."""
     row = config(**settings)
     plan = plan or always(chain(gamma, gamma if draft else 0))
     gamma = plan.most_nodes
@@ -134,7 +134,8 @@ def step_model(
         more = {"first_round": np.cumsum([0, *map(len, recorded)]), "rounds": rounds}
     return model.StepModel(
         row, target, draft or target, model.plan_tables(plan, columns), acceptance, np.arange(n, dtype=np.int64) % rows,
-        stretch_bounds=np.cumsum(shares), proposes=proposes.astype(np.int64), **more,
+        stretch_bounds=np.cumsum(shares), stretch_renewal=np.broadcast_to(np.array(renewal, float), len(shares)).copy(),
+        proposes=proposes.astype(np.int64), **more,
     )  # fmt: skip
 
 
