@@ -309,7 +309,7 @@ def tokens_per_round_figure(result: SimulationResult) -> go.Figure | None:
     figure.add_annotation(
         x=mean, y=1, yref="paper", yanchor="bottom", showarrow=False, text=f"all rounds: {mean:.2f}", font={"size": 12}
     )
-    figure.update_xaxes(title=f"tokens per round (at most γ + 1 = {run.gamma + 1})", range=[0.9, run.gamma + 1.15])
+    figure.update_xaxes(title=f"tokens per round (at most {run.gamma + 1})", range=[0.9, run.gamma + 1.15])
     figure.update_yaxes(title="requests")
     p5, p95 = np.percentile(per_round, (5, 95))
     return style.finish(

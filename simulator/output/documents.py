@@ -14,6 +14,7 @@ from typing import Any
 from simulator import __version__
 from simulator.decoding import DecodeResult
 from simulator.deployment import Deployment
+from simulator.output.draft_rows import drafts_document
 from simulator.output.rows import interruption
 from simulator.output.simulation_report import statements
 from simulator.planning.crossover import SpeculateResult
@@ -162,6 +163,7 @@ def simulation_document(
         {
             "variant": run.variant,
             "gamma": run.gamma,
+            "drafts": drafts_document(run),
             "kv_blocks": run.total_blocks,
             "memory_budget": asdict(run.budget),
             "summary": asdict(run.summary),

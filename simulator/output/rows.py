@@ -11,6 +11,7 @@ from simulator.deployment import Deployment
 from simulator.experts import SPLIT_EVENLY, ExpertPlacement
 from simulator.memory import MemoryBudget
 from simulator.output.cluster_conditions import cluster_rows, gpus_of_all, kind_rows, replicas_text
+from simulator.output.draft_rows import drafts_text
 from simulator.planning.crossover import SpeculateResult
 from simulator.serving.cluster import INTERRUPTED
 from simulator.serving.metrics import Summary
@@ -118,6 +119,9 @@ def simulation_conditions(result: SimulationResult) -> list[tuple[str, str]]:
     account = f"{traffic.rows_read:,} read = {len(traffic):,} used"
     account += "".join(f" + {n:,} dropped ({reason})" for reason, n in traffic.dropped.items())
     rows = [*_replica_rows(result), *cluster_rows(result), ("traffic", traffic.source)]
+    drafts = result.main.drafts
+    if drafts is not None:
+        rows[-1:-1] = [("drafts", drafts_text(result)), ("acceptance", acceptance_text(drafts.law))]
     rows += [
         ("rows", account),
         ("seed", str(scenario.seed)),

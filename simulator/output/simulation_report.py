@@ -9,6 +9,7 @@ from simulator import units
 from simulator.output import rows
 from simulator.output.cluster_conditions import kind_names
 from simulator.output.cluster_report import cluster_remarks, cluster_sections
+from simulator.output.draft_rows import drafts_label
 from simulator.output.report import NONE, Block, calibration_line
 from simulator.output.rows import Table, interruption
 from simulator.output.tables import Section, properties
@@ -329,7 +330,11 @@ def simulation_sentence(result: SimulationResult) -> str:
     """What speculation bought, or cost."""
     run, off = result.main.summary, result.plain.summary
     drafter = result.deployment.drafter
-    who = f"Speculation with {drafter.name} (γ = {result.main.gamma})" if drafter else "Speculation"
+    who = (
+        f"Speculation with {drafter.name} ({drafts_label(result.main.drafts)})"
+        if drafter and result.main.drafts
+        else "Speculation"
+    )
     gain = off.tpot_s.mean / run.tpot_s.mean if run.tpot_s.n and run.tpot_s.mean else math.nan
     if math.isnan(gain):
         return f"{who}: no request has a second token, so there is no TPOT to compare."

@@ -21,6 +21,7 @@ from simulator.serving.drafts import Drafts, drafts_of
 from simulator.serving.fleets import Kind, Plan, plan
 from simulator.serving.handover import Transfers
 from simulator.serving.metrics import Summary, summarise
+from simulator.serving.model import PlanTables
 from simulator.serving.pool import Pool
 from simulator.serving.requests import Requests
 from simulator.serving.traffic import generate
@@ -50,6 +51,8 @@ class Run:
     """Sums by time bucket over all replicas [state.SERIES, buckets]."""
     bucket_s: float = 0.0
     """Width of one bucket of `series`, s."""
+    plan: PlanTables | None = None
+    """What the last kind of replica drafts when; None without drafts."""
     interrupted_s: float | None = None
     """Simulated time at which it was cut short; None: it ran to the end."""
     interrupted: str = ""
@@ -211,6 +214,7 @@ def judged(
         rows=rows,
         series=series,
         bucket_s=bucket_s,
+        plan=planned.fleets[-1].models[-1].plan if variant.drafts else None,
         interrupted_s=interrupted_s,
         interrupted=done.interrupted,
         kinds=tuple(planned.kinds),
