@@ -14,6 +14,9 @@ from simulator.serving.simulation import Run, SimulationResult
 from simulator.serving.state import DEPTH, NODES
 from simulator.speculation.policies import BY_ORACLE, BY_PAST
 
+_MOST_RUNS = 4
+"""Changes from batch to batch that are spelled out."""
+
 
 def drafts_label(drafts: Drafts) -> str:
     """ "γ = 4", "tree of 60 nodes"; with several of them the largest."""
@@ -47,6 +50,12 @@ def _by_batch(plan: PlanTables, context_tokens: float, *, goodput: bool) -> str:
         text = _shape_text(*_size(plan, chosen[0])) + (" at every batch" if goodput else "")
         return f"{text} (most goodput)" if goodput else f"{text}, always"
     runs = [(shape, [i for i, _ in group]) for shape, group in groupby(enumerate(chosen), key=lambda pair: pair[1])]
+    if len(runs) > _MOST_RUNS:  # sizes of captured graphs make it waver
+        shown = [i for i, batch in enumerate(plan.batches) if batch in (1, 4, 16, 64, 256, 1024)]
+        parts = [f"{_shape_text(*_size(plan, chosen[i]))} for {int(plan.batches[i])}" for i in shown]
+        return (
+            f"{'most goodput: ' if goodput else ''}{', '.join(parts)} sequences, at {context_tokens:,.0f} tokens each"
+        )
     parts = []
     for shape, places in runs:
         end = places[-1] + 1
