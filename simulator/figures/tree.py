@@ -23,24 +23,31 @@ _DARK_FROM = 0.6
 
 
 def places(tree: Tree, shown: list[int]) -> dict[int, float]:
-    """Horizontal place of each shown node and of the root: leaves side by side, parents in the middle of their children."""
+    """Horizontal place of each shown node and of the root, from 0 on: siblings by rank, parents in the middle of their
+    children, subtrees as close together as their outlines allow (after Reingold and Tilford, IEEE TSE 7, 1981)."""
     children: dict[int, list[int]] = {}
-    for node in shown:
+    for node in sorted(shown, key=lambda node: tree.ranks[node]):
         children.setdefault(tree.parents[node], []).append(node)
-    x: dict[int, float] = {}
-    leaves = 0
-    waiting = [(ROOT, False)]
-    while waiting:
-        node, done = waiting.pop()
-        below = sorted(children.get(node, []), key=lambda child: tree.ranks[child])
-        if done:
-            x[node] = (x[below[0]] + x[below[-1]]) / 2
-        elif not below:
-            x[node] = float(leaves)
-            leaves += 1
-        else:
-            waiting.append((node, True))
-            waiting += [(child, False) for child in reversed(below)]
+    offset: dict[int, float] = {ROOT: 0.0}  # from the parent
+    outlines: dict[int, list[tuple[float, float]]] = {}  # leftmost and rightmost by level below, from the node itself
+    for node in [*sorted(shown, reverse=True), ROOT]:  # children before parents
+        placed: list[tuple[float, float]] = []
+        for child in children.get(node, []):
+            outline = outlines.pop(child)
+            shift = max(
+                (right + 1.0 - left for (_, right), (left, _) in zip(placed, outline, strict=False)), default=0.0
+            )
+            offset[child] = shift
+            moved = [(left + shift, right + shift) for left, right in outline]
+            joined = [(old[0], new[1]) for old, new in zip(placed, moved, strict=False)]
+            placed = joined + placed[len(joined) :] + moved[len(joined) :]
+        middle = (offset[children[node][0]] + offset[children[node][-1]]) / 2 if node in children else 0.0
+        for child in children.get(node, []):
+            offset[child] -= middle
+        outlines[node] = [(0.0, 0.0), *((left - middle, right - middle) for left, right in placed)]
+    x = {ROOT: -min(left for left, _ in outlines[ROOT])}
+    for node in sorted(shown):
+        x[node] = x[tree.parents[node]] + offset[node]
     return x
 
 

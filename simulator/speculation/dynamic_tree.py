@@ -99,9 +99,9 @@ def _rounds(law: DynamicYield, top1: FloatArray) -> FloatArray:
         luck = uniform_array(_SEED, rounds, _STREAM + depth, slots)
         if depth == 0:
             luck = (rounds + luck) / _ROUNDS  # one draw from each equal share: the root's matters most
-        shares = np.array(law.ranks.shares[min(depth, len(law.ranks.shares) - 1)][: width - 1])
-        confidence = _confidence(luck, float(top1[depth]), float(max(shares, default=0.0)), law.confidence_spread)
-        further = (1.0 - confidence)[..., None] * shares
+        shares = law.ranks.shares[min(depth, len(law.ranks.shares) - 1)][: width - 1]
+        confidence = _confidence(luck, float(top1[depth]), max(shares, default=0.0), law.confidence_spread)
+        further = law.ranks.further(confidence, depth + 1)[..., : width - 1]
         probability = np.concatenate([confidence[..., None], further], axis=-1)
         candidates = (paths[..., None] * probability).reshape(_ROUNDS, -1)
         levels.append(candidates)

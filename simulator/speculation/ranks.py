@@ -3,7 +3,8 @@
 A tree pays for further candidates of a token, so it needs more than the acceptance rate a of the first: p_k, the probability
 that the candidate of rank k is accepted given that the path so far was; Σ_k p_k ≤ 1. We keep p_k = (1 − a)·s_k, with s_k the
 *share* of the first candidate's misses that candidate k catches. A request that the drafter guesses badly has another a and
-the same shares, so that its further ranks grow by (1 − a_r)/(1 − a).
+the same shares, so that its further ranks grow by (1 − a_r)/(1 − a), which keeps their means over requests; but none
+becomes more probable than the first.
 """
 
 from __future__ import annotations
@@ -81,11 +82,20 @@ class RankLaw:
         """`top1` at depths 1 … `depth` [depth]."""
         return np.array([self.top1[min(j, len(self.top1) - 1)] for j in range(depth)])
 
+    def further(self, top1: FloatArray, depth: int) -> FloatArray:
+        """p of the candidates after the first at `depth`, counted from 1, where the first has the rates `top1` [...]
+        [..., rank]: (1 − a)·s_k, and at most a, as the drafter ranks them by probability (more, where more was measured)."""
+        row = min(depth, len(self.top1)) - 1
+        mean, shares = self.top1[row], np.array(self.shares[row])
+        further = (1.0 - top1[..., None]) * shares
+        if mean < _ROUNDING:  # nothing to rank by
+            return np.asarray(further)
+        return np.asarray(np.minimum(further, top1[..., None] * np.maximum(1.0, (1.0 - mean) * shares / mean)))
+
     def probability(self, top1: FloatArray) -> FloatArray:
         """p of every candidate [..., depth, rank] where the first has the rates `top1` [..., depth]."""
-        depth = top1.shape[-1]
-        shares = np.array([self.shares[min(j, len(self.shares) - 1)] for j in range(depth)]).reshape(depth, -1)
-        return np.concatenate([top1[..., None], (1.0 - top1)[..., None] * shares], axis=-1)
+        rows = [self.further(top1[..., j], j + 1) for j in range(top1.shape[-1])]
+        return np.concatenate([top1[..., None], np.stack(rows, axis=-2)], axis=-1)
 
     def table(self, depth: int) -> FloatArray:
         """p of every candidate at the mean rates [depth, rank]."""

@@ -173,7 +173,8 @@ def tree_sizes(
     shapes: dict[tuple[int, int], Drafted] = {}
     for n in nodes:
         trees = {found[d].tree(n) for d in depths}
-        for tree in trees:
+        most = max(tree.nodes for tree in trees)  # few levels may not have room for n nodes that are ever accepted
+        for tree in (tree for tree in trees if tree.nodes == most):
             through = StaticYield(tree, ranks)
             shapes[n, tree.depth] = Drafted(tree.shape(passes), TreeAcceptance.of(law, through), tree)
     chains = [Drafted(Tree.chain(d).shape(passes), law) for d in depths]
