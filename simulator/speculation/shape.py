@@ -33,9 +33,13 @@ class DraftShape:
         if not 0 <= self.nodes <= MAX_NODES:
             raise InputError("nodes", self.nodes, f"be between 0 and {MAX_NODES}")
         if not min(1, self.nodes) <= self.depth <= self.nodes:
-            raise InputError("depth", self.depth, f"be between {min(1, self.nodes)} and the {self.nodes} drafted tokens")
+            raise InputError(
+                "depth", self.depth, f"be between {min(1, self.nodes)} and the {self.nodes} drafted tokens"
+            )
         if any(tokens < 1 for tokens in self.pass_tokens) or self.pass_tokens[:1] not in ((), (1,)):
-            raise InputError("pass_tokens", list(self.pass_tokens), "begin with 1 and have at least 1 token in each pass")
+            raise InputError(
+                "pass_tokens", list(self.pass_tokens), "begin with 1 and have at least 1 token in each pass"
+            )
 
     @property
     def passes(self) -> int:
