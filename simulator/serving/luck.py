@@ -93,6 +93,16 @@ def proposes(config: Any, luck: Any, slot: Any, position: int) -> bool:
 
 
 @compiled
+def kept_drafts(rates: Any, luck: Any, position: int, column: int, depth: int) -> int:
+    """How many of `depth` drafts after output `position` are kept at these rates [columns], drawn by the state `luck`."""
+    here = absorbed(luck, position)
+    for place in range(depth):
+        if number_of(absorbed(here, place + 1)) >= rates[column + place]:
+            return place
+    return depth
+
+
+@compiled
 def accepted_drafts(config: Any, plan: Any, luck: Any, slot: Any, position: int, depth: int) -> int:
     """How many of up to `depth` drafts after output `position` the target keeps."""
     if config.replays == 1:
@@ -100,13 +110,11 @@ def accepted_drafts(config: Any, plan: Any, luck: Any, slot: Any, position: int,
         recorded: int = recorded_round(luck, slot).accepted
         return min(depth, recorded)
     state = stretch_at(config, luck, slot, position)
-    row = luck.row_of[slot.request]
-    column = plan.shapes[slot.shape, COLUMN]
-    here = absorbed(slot.luck, position)
-    for place in range(depth):
-        if number_of(absorbed(here, place + 1)) >= luck.rates[row, state, column + place]:
-            return place
-    return depth
+    return int(
+        kept_drafts(
+            luck.rates[luck.row_of[slot.request], state], slot.luck, position, plan.shapes[slot.shape, COLUMN], depth
+        )
+    )
 
 
 @compiled
@@ -137,6 +145,8 @@ def learn(slot: Any, kept: int) -> None:
 @compiled
 def shape_for(plan: Any, sequences: int, tokens: int) -> int:
     """The plan's shape for a round of `sequences` that hold `tokens` together."""
+    if plan.choice.size == 1:
+        return int(plan.choice[0, 0])
     sequences = max(1, sequences)
     mean = tokens / sequences
     row = column = 0

@@ -171,6 +171,8 @@ def intake_step(tables: Any, tokens: int, replica: Any) -> float:
     intake = tables.intake
     at_once = tables.pipeline[2]
     seconds = 0.0
+    if at_once == 0:
+        return seconds
     while tokens > at_once:
         replica.hbm_bytes += intake[1, at_once]
         replica.flop += intake[2, at_once]

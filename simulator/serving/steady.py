@@ -16,7 +16,7 @@ from simulator.serving.compiled import compiled
 from simulator.serving.drafting import add_cached, waited_s
 from simulator.serving.kv_cache import blocks_for, enter_full, free_blocks, take
 from simulator.serving.line import first_fresh, stack_goes_first
-from simulator.serving.luck import accepted_drafts, shape_for
+from simulator.serving.luck import kept_drafts, shape_for, stretch_at
 from simulator.serving.passes import (
     KV_TOKENS,
     PAIRS,
@@ -33,7 +33,7 @@ from simulator.serving.passes import (
     part,
 )
 from simulator.serving.record import count_gaps, note, series_add, step_s
-from simulator.serving.state import DEPTH, EMITTED, MODEL_DRAFTER, NO_DRAFTER, NODES, PASSES
+from simulator.serving.state import COLUMN, DEPTH, EMITTED, MODEL_DRAFTER, NO_DRAFTER, NODES, PASSES
 from simulator.speculation.policies import BY_TABLE
 
 
@@ -239,7 +239,8 @@ def run_rounds(
     ones. It ends when the next ones have another shape."""
     loads, draft_loads, counts, cached, draft_cached = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     shape = following = slots[0].shape
-    nodes, depth = plan.shapes[shape, NODES], plan.shapes[shape, DEPTH]
+    nodes, depth, column = plan.shapes[shape, NODES], plan.shapes[shape, DEPTH], plan.shapes[shape, COLUMN]
+    rates, row_of, stretches = luck.rates, luck.row_of, luck.bounds.shape[0] > 1
     running, q, block_tokens = replica.running, nodes + 1, config.block_tokens
     tokens = running * q
     held = needed = measured = 0
@@ -288,7 +289,9 @@ def run_rounds(
         for i in range(running):
             slot = slots[i]
             context = slot.computed_tokens
-            kept = accepted_drafts(config, plan, luck, slot, slot.generated_tokens, depth)
+            position = slot.generated_tokens
+            state = stretch_at(config, luck, slot, position) if stretches else 0
+            kept = kept_drafts(rates[row_of[slot.request], state], slot.luck, position, column, depth)
             used = min(kept, slot.left_tokens)
             gained = min(kept + 1, slot.left_tokens)
             accepted += used
