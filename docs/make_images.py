@@ -16,7 +16,9 @@ from simulator.calibration.device_validation import validate_device
 from simulator.calibration.measured import read_measurements
 from simulator.figures.speedup import speedup_figure
 from simulator.figures.timeline import layers_figure
+from simulator.figures.tree import speed_figure, tree_figure
 from simulator.figures.validation import points_figure
+from simulator.speculation.tree_size import TreeSizes, tree_sizes
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH_PX = 1000
@@ -44,6 +46,25 @@ def measured() -> Figure:
     return points_figure(unseen, validation.subject)
 
 
+def tree_sizes_of_eagle() -> TreeSizes:
+    """Trees of an EAGLE-1 head on one H200."""
+    served = deploy("llama-3.1-8b", "h200", draft="eagle-llama-3.1-8b")
+    assert served.drafter is not None
+    assert served.drafter.acceptance is not None
+    law, batches = served.drafter.acceptance.law(), [2**i for i in range(8)]
+    return tree_sizes(served, law, nodes=[1, 2, 4, 8, 16, 32, 64], depths=range(1, 9), batches=batches)
+
+
+def tree() -> Figure:
+    """docs/trees.md: the best tree for one sequence."""
+    return tree_figure(tree_sizes_of_eagle())
+
+
+def tree_speed() -> Figure:
+    """docs/trees.md: what each size buys at each batch."""
+    return speed_figure(tree_sizes_of_eagle())
+
+
 def photograph(figure: Figure, path: Path, chromium: str) -> None:
     """Renders `figure` in a headless browser."""
     height = int(figure.layout.height or 420)
@@ -66,7 +87,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("no Chromium on the PATH")
-    for make in (speedup, timeline, measured):
+    for make in (speedup, timeline, measured, tree, tree_speed):
         photograph(make(), IMAGES / f"{make.__name__}.png", chromium)
 
 

@@ -229,11 +229,11 @@ def _load(found: LoadMap, value: float) -> str:
 
 
 def _end(top: float, load: float | None) -> str:
-    return f"more than {top:,.4g}" if load is None else f"{load:,.4g}"
+    return f"more than {top:,.3g}" if load is None else f"{load:,.3g}"
 
 
 def _pays(top: float, load: float | None) -> str:
-    return "never pays" if load == 0 else f"pays beyond {top:,.4g}" if load is None else f"pays up to {load:,.4g}"
+    return "never pays" if load == 0 else f"pays beyond {top:,.3g}" if load is None else f"pays up to {load:,.3g}"
 
 
 def _short(name: str) -> str:

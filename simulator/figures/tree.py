@@ -15,7 +15,12 @@ from simulator.output.tree_report import branches, most_probable, tree_report, t
 from simulator.speculation.tree import ROOT, Tree
 from simulator.speculation.tree_size import TreeSizes
 
-_SLOT_PX, _NODE_PX, _LEVEL_PX = 25, 23, 74
+_LEVEL_PX = 74
+_WIDEST_SLOT_PX, _NARROWEST_SLOT_PX = 25.0, 20.0
+_PAGE_PX = 1030
+"""Where a page has that much room for a figure, a tree is narrowed to it as long as its labels can be read."""
+_MARGIN_SLOTS = 6
+"""What stands left of the nodes."""
 _COLOURS = [[0.0, "#E8F1F8"], [0.25, "#B7D4EA"], [0.5, "#6AAED6"], [0.75, "#2E7EBC"], [1.0, "#084A91"]]
 """Pale to dark blue (after ColorBrewer Blues); nodes keep an outline, so that pale ones show on a light page."""
 _DARK_FROM = 0.6
@@ -58,6 +63,9 @@ def tree_figure(sizes: TreeSizes) -> go.Figure:
     x = places(tree, shown)
     y = {ROOT: 0.0, **{node: -float(tree.depths[node]) for node in shown}}
     conditional = sizes.ranks.probability(sizes.base.conditional(tree.depth))
+    left = min(x.values())
+    width = max(x.values()) - left
+    slot_px = min(_WIDEST_SLOT_PX, max(_NARROWEST_SLOT_PX, _PAGE_PX / (width + _MARGIN_SLOTS)))
     figure = go.Figure()
     edges_x: list[float | None] = []
     edges_y: list[float | None] = []
@@ -76,26 +84,24 @@ def tree_figure(sizes: TreeSizes) -> go.Figure:
     value = [float(products[node]) ** 0.5 for node in shown]
     figure.add_scatter(
         x=[x[node] for node in shown], y=[y[node] for node in shown], mode="markers+text", showlegend=False,
-        marker={"size": _NODE_PX, "color": value, "colorscale": _COLOURS, "cmin": 0.0, "cmax": 1.0,
+        marker={"size": slot_px - 2, "color": value, "colorscale": _COLOURS, "cmin": 0.0, "cmax": 1.0,
                 "line": {"color": style.REFERENCE, "width": 1}},
         text=[_percent(float(products[node])) for node in shown],
-        textfont={"size": 10, "color": ["#ffffff" if v >= _DARK_FROM else style.INK for v in value]},
+        textfont={"size": 10 if slot_px > 22 else 9, "color": ["#ffffff" if v >= _DARK_FROM else style.INK for v in value]},
         customdata=[[", ".join(map(str, tree.paths[n])), f"{products[n]:.3g}", _rate(conditional, tree, n)] for n in shown],
         hovertemplate="path %{customdata[0]}<br>accepted in %{customdata[1]} of rounds,<br>"
         "%{customdata[2]} of those that accept its parent<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
         x=[x[ROOT]], y=[0.0], mode="markers", showlegend=False, hovertemplate="last accepted token<extra></extra>",
-        marker={"size": _NODE_PX, "symbol": "square", "color": style.ORANGE, "line": {"color": style.REFERENCE, "width": 1}},
+        marker={"size": slot_px - 2, "symbol": "square", "color": style.ORANGE, "line": {"color": style.REFERENCE, "width": 1}},
     )  # fmt: skip
-    left = min(x.values())
     for depth in range(1, tree.depth + 1):
         kept = sum(float(products[n]) for n in range(tree.nodes) if tree.depths[n] == depth)
         figure.add_annotation(
             x=left - 1.2, y=-depth, xanchor="right", showarrow=False, font={"size": 12}, align="right",
             text=f"depth {depth}<br>{kept:.0%} of rounds",
         )  # fmt: skip
-    width = max(x.values()) - left
     figure.update_xaxes(visible=False, range=[left - 1.2 - max(4.5, 0.12 * width), left + width + 0.8])
     figure.update_yaxes(visible=False, range=[-tree.depth - 0.5, 0.5])
     tau = 1.0 + float(products.sum())
@@ -104,7 +110,7 @@ def tree_figure(sizes: TreeSizes) -> go.Figure:
         figure, finding=f"{title[:1].upper() + title[1:]} has {tree.nodes} nodes and keeps {tau:.2f} tokens per round",
         tag="nodes: percent of rounds in which the path is accepted; square: the last accepted token; further left: more probable "
         f"candidates; at the mean rates{left_out}",
-        height=60 + _LEVEL_PX * (tree.depth + 1), least_width=int(_SLOT_PX * (width + 6)),
+        height=60 + _LEVEL_PX * (tree.depth + 1), least_width=int(slot_px * (width + _MARGIN_SLOTS)),
     )  # fmt: skip
 
 

@@ -129,7 +129,8 @@ def crossing_table(found: LoadMap, doubt: Sequence[LoadMap] = ()) -> Table:
 
 
 def _end(found: LoadMap, load: float | None) -> str:
-    return f"> {found.loads[-1]:,.4g}" if load is None else f"{load:,.4g}" if load else "never"
+    digits = ",.0f" if found.axis.kind == "users" else ",.3g"
+    return f"> {found.loads[-1]:{digits}}" if load is None else f"{load:{digits}}" if load else "never"
 
 
 def _between(found: LoadMap, crossing: Crossing) -> str:
@@ -154,7 +155,11 @@ def simulated_blocks(found: LoadMap, simulated: SimulatedMap) -> list[Block]:
     with np.errstate(invalid="ignore"):
         noise = simulated.noise[np.isfinite(simulated.noise)]
     table = Table(("context", "drafts", "closed form", "simulated", "loads apart", "speed-up off by at most"), body)
-    within = int((np.abs(apart) <= 1).sum())
+    whole = np.array([
+        [all(row is not None for row in (*block[j], *simulated.plain[j])) for j in range(len(found.works))]
+        for block in simulated.rows
+    ])  # fmt: skip
+    within = int((np.abs(apart[whole]) <= 1).sum())
     bursty = (
         f", burstiness {simulated.burstiness:g} (the closed form knows Poisson arrivals only)"
         if simulated.burstiness != 1.0
@@ -167,7 +172,7 @@ def simulated_blocks(found: LoadMap, simulated: SimulatedMap) -> list[Block]:
     missing = sum(row is None for line in simulated.plain for row in line) + sum(
         row is None for block in simulated.rows for line in block for row in line
     )
-    said = f"Simulated and closed-form crossings are at most one load of the map apart for {within} of {apart.size} ways to draft and contexts."
+    said = f"Simulated and closed-form crossings are at most one load of the map apart for {within} of {whole.sum()} ways to draft and contexts."
     if missing:
         said += f" {missing:,} cells are missing (they do not fit, or were not reached)."
     return [said, Section("closed form against simulation", table, note)]

@@ -65,7 +65,11 @@ class LoadAxis:
 
     def text(self, value: float) -> str:
         """A load in words."""
-        return f"{value:,.0f} user{'s' if value != 1 else ''}" if self.kind == "users" else f"{value:.4g} requests/s"
+        return (
+            f"{value:,.0f} user{'s' if value != 1 else ''}"
+            if self.kind == "users"
+            else f"{value:.3g} request{'s' if value != 1 else ''}/s"
+        )
 
     @cached_property
     def fine(self) -> FloatArray:

@@ -19,7 +19,6 @@ from simulator.deployment import Deployment
 from simulator.operators import FloatArray
 from simulator.planning.cell_store import CellStore, Row, key_of
 from simulator.planning.load_map import LEAST_GAIN, LoadAxis, LoadMap
-from simulator.planning.steady_state import QUEUED
 from simulator.planning.step_prices import PLAIN_DECODING, Drafting
 from simulator.planning.work import Work
 from simulator.scenario import Scenario
@@ -37,6 +36,9 @@ REQUESTS = 2000
 _LEAST_WARMUP, _MOST_WARMUP = 0.05, 0.5
 _CYCLES = 1.5
 """Requests of each user of a closed loop that are left out: all begin at once, and it takes them a while to fall out of step."""
+_QUEUED = 0.05
+"""Share of a request's stay that it may wait to be started where its load is said to be carried: `steady_state.QUEUED`, and the
+step that runs when it comes."""
 
 Progress = Callable[[int, int], None]
 """Called with cells finished and cells in all."""
@@ -177,8 +179,9 @@ def run_one(scenario: Scenario, traffic: Requests, deployment: Deployment, draft
     return judged(scenario, traffic, variant, planned, done, requests, requests=requests, rows=traffic.row)
 
 
-def row_of(run: Run, key: str, cell: Cell) -> Row:
-    """What a map keeps of a run."""
+def row_of(run: Run, key: str, cell: Cell, *, overload_drains: bool) -> Row:
+    """What a map keeps of a run. `overload_drains`: arrivals end before an overload is served, so that what it serves per second is
+    told by the whole run; while they come the batch only fills."""
     found = run.summary
     half = found.confidence.get("tpot_s.mean")
     queued = found.queue_s.mean / found.e2e_s.mean if found.e2e_s.mean > 0 else 0.0
@@ -194,6 +197,7 @@ def row_of(run: Run, key: str, cell: Cell) -> Row:
         "e2e_s": found.e2e_s.mean,
         "queued_share": queued,
         "requests_per_s": found.requests_per_s,
+        "capacity_per_s": found.requests["finished"] / found.makespan_s if overload_drains else found.requests_per_s,
         "goodput_per_s": found.goodput_per_s,
         "output_tokens_per_s": found.output_tokens_per_s,
         "mean_running": found.mean_running,
@@ -201,7 +205,7 @@ def row_of(run: Run, key: str, cell: Cell) -> Row:
         "tokens_per_round": found.tokens_per_round if run.gamma else None,
         "wasted_flop_share": found.wasted_flop_share,
         "draft_time_share": found.draft_time_share,
-        "carried": queued <= QUEUED and found.stability.stable is not False,
+        "carried": queued <= _QUEUED and found.stability.stable is not False,
     }
 
 
@@ -286,7 +290,7 @@ def steps_apart(closed: LoadMap, simulated: SimulatedMap) -> np.ndarray[tuple[in
 def _speed(with_: Row, without: Row) -> float:
     if with_["carried"] and without["carried"]:
         return float(without["tpot_s"] / with_["tpot_s"])
-    return _over(with_["requests_per_s"], without["requests_per_s"])
+    return _over(with_["capacity_per_s"], without["capacity_per_s"])
 
 
 def _over(a: float, b: float) -> float:
@@ -371,7 +375,7 @@ def _made(grid: Grid, cell: Cell, key: str) -> Row:
     from simulator.errors import MemwallError
 
     try:
-        return row_of(grid.run(cell), key, cell)
+        return row_of(grid.run(cell), key, cell, overload_drains=grid.axis.kind == "rate")
     except MemwallError as error:  # no room for a single sequence: as much of a result as any
         return {"key": key, "drafting": cell.drafting.name, "load": cell.load, "refused": str(error)}
 

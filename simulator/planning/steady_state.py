@@ -29,9 +29,9 @@ from simulator.planning.work import Work
 from simulator.slo import Slo
 from simulator.speculation.acceptance import chain_tokens
 
-QUEUED = 0.05
+QUEUED = 0.02
 """Share of a request's stay that it may spend in queues, for the batch or for its prompt's turn, where a load is said to be
-carried."""
+carried: what waits there does not decode, and makes the others quicker by as much."""
 _REQUESTS = 512
 """Requests whose luck stands for that of all."""
 

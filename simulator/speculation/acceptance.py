@@ -176,12 +176,12 @@ class Acceptance:
         """
         if (not self._varies and self.repetition is None) or self.alike:
             rates, row_of = self.per_request(seed, requests, gamma, first, answer_tokens)
-            return self._by_state(rates), row_of
+            return self.by_state(rates), row_of
         place = (self._quantiles(seed, requests, first, answer_tokens) * len(_POPULATION)).astype(np.int64)
         return self._population_rates(gamma), np.minimum(place, len(_POPULATION) - 1)
 
-    def _by_state(self, rates: FloatArray) -> FloatArray:
-        # [rows, γ] → [rows, S, γ]; 0 where nothing is proposed.
+    def by_state(self, rates: FloatArray) -> FloatArray:
+        """Rates by state [rows, S, γ] of requests with these rates [rows, γ]; 0 where nothing is proposed."""
         if self.matches_in_stretches:
             return np.asarray(rates[:, None, :] * self.stretch_proposes[:, None])
         states = state_rates(rates, self.stretch_icc) if self._varies else rates[:, None, :]
@@ -192,7 +192,7 @@ class Acceptance:
 
     def _population_rates(self, gamma: int) -> FloatArray:
         # Rates at the quantiles of the population, one where all are alike [quantiles, S, γ].
-        return self._by_state(self.at_quantile(np.array([0.5]) if self.alike else _POPULATION, gamma))
+        return self.by_state(self.at_quantile(np.array([0.5]) if self.alike else _POPULATION, gamma))
 
     def _accepted_and_shares(self, gamma: int) -> tuple[FloatArray, FloatArray]:
         # P(x kept | quantile, state) [quantiles, S, γ + 1], and the share of the rounds that has each state [quantiles, S].

@@ -66,6 +66,10 @@ class DynamicYield:
         tokens = (1, *((width,) * (self.depth - 1))) if passes is None else (1,) * passes
         return DraftShape(nodes, min(self.depth, nodes), tokens)
 
+    def mean_tokens(self) -> float:
+        """τ at the mean rates, 1 + Σ m_j, without what requests of other luck would keep."""
+        return 1.0 + float(_rounds(self, self.ranks.rates(self.depth)).sum())
+
     def marginal(self, top1: FloatArray) -> FloatArray:
         """m_j, P(at least j drafts kept) [..., depth], of requests whose first candidates have the rates `top1` [..., depth].
 

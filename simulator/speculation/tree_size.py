@@ -119,9 +119,11 @@ class TreeSizes:
         for row, nodes in enumerate(self.nodes):
             column = int(np.argmax(self.tokens[row] > self.tokens[row].max() - 1e-12))
             depth = min(self.depths[column], nodes)
-            dynamic = DynamicYield(self.ranks, nodes, depth)
-            tau = 1.0 + float(dynamic.marginal(self.base.conditional(depth)).sum())
-            found[nodes] = (depth, float(self.tokens[row, column]), tau)
+            found[nodes] = (
+                depth,
+                float(self.tokens[row, column]),
+                DynamicYield(self.ranks, nodes, depth).mean_tokens(),
+            )
         return found
 
 

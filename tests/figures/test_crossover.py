@@ -28,7 +28,7 @@ def simulated(found):
     def row(state, k):
         return {
             "tpot_s": float(state.tpot_s[k]), "requests_per_s": float(state.requests_per_s[k]), "tpot_half_width_s": 1e-4,
-            "goodput_per_s": float(state.goodput_per_s[k]), "ttft_s": 1.0, "carried": bool(state.carried[k]),
+            "capacity_per_s": float(state.requests_per_s[k]), "goodput_per_s": float(state.goodput_per_s[k]), "ttft_s": 1.0, "carried": bool(state.carried[k]),
         }  # fmt: skip
 
     loads = range(len(found.loads))

@@ -52,6 +52,11 @@ def test_shape_as_in_eagle_2():
     assert law.shape(passes=1).pass_tokens == (1,)
 
 
+def test_the_mean_is_that_of_a_request_with_the_mean_rates():
+    law = DynamicYield(RANKS, 20, 4)
+    assert law.mean_tokens() == pytest.approx(1.0 + law.marginal(RANKS.rates(4)).sum())
+
+
 def test_rates_at_the_ends_and_in_order():
     law = DynamicYield(RANKS, 20, 4)
     rows = np.linspace(0.0, 1.0, 21)[:, None] * np.ones(4)

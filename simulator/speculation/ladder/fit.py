@@ -21,16 +21,24 @@ from simulator.speculation.ladder.statistics import Statistics, Sums
 BOOTSTRAP = 200
 """Draws of the requests for standard errors: known to 5 %."""
 _INSIDE = 1e-3
-_LEAST_REFUSALS = 1.0
+_STEP = 0.05
+"""Step of derivatives: counts are whole, so smaller ones would see steps of the sum itself."""
+_KNOTS = 3
+"""Depths at which the rates by depth are moved against the recorded ones; between them, the shift is linear in ln j. What is
+recorded deep comes from the luckiest requests, so it lies above the rates of an average one, and ever more so."""
+_CORRECTIONS = 3
+"""Rounds in which each depth's rate is then set right by itself."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One unknown: bounds and start of what is fitted, and the steps of its derivative are shares of the scale 1."""
+    """One unknown."""
 
     start: float
     low: float
     high: float
+    more_starts: tuple[float, ...] = ()
+    """Further starts, where the sum of squares has several hollows."""
 
 
 def log_odds(rates: FloatArray) -> FloatArray:
@@ -83,14 +91,41 @@ def fitted(
     usable = [name for name in names if np.isfinite(getattr(recorded, name))]
     wanted, errors = moments(recorded, usable), standard_errors(rounds, gamma, usable, seed)
     errors = np.maximum(errors, 1e-3)  # where every request is alike
+    depths = np.arange(1, gamma + 1)
+    knots = np.unique(np.geomspace(1, gamma, min(gamma, _KNOTS)).round())
 
-    def misses(theta: FloatArray) -> FloatArray:
-        return (moments(Statistics.of(draw(theta), gamma), usable) - wanted) / errors
+    def unknowns(values: FloatArray) -> FloatArray:
+        shift = np.interp(np.log(depths), np.log(knots), values[: len(knots)])
+        return np.concatenate([wanted[:gamma] + shift, values[len(knots) :]])
 
-    start = np.concatenate([wanted[:gamma], [p.start for p in parameters]])
-    low = np.concatenate([wanted[:gamma] - 3.0, [p.low for p in parameters]])
-    high = np.concatenate([wanted[:gamma] + 3.0, [p.high for p in parameters]])
-    found = least_squares(
-        misses, start, bounds=(low, high), diff_step=0.02, x_scale=0.3, max_nfev=25, xtol=1e-3, ftol=1e-4
-    )
-    return np.asarray(found.x)
+    def misses(values: FloatArray) -> FloatArray:
+        return (moments(Statistics.of(draw(unknowns(values)), gamma), usable) - wanted) / errors
+
+    def slopes(values: FloatArray) -> FloatArray:
+        here = misses(values)
+        # Away from the nearer bound.
+        steps = np.where(values + _STEP <= high, _STEP, -_STEP)
+        return np.stack([(misses(values + step) - here) / step.sum() for step in np.diag(steps)], axis=1)
+
+    low = np.concatenate([np.full(len(knots), -3.0), [p.low for p in parameters]])
+    high = np.concatenate([np.full(len(knots), 3.0), [p.high for p in parameters]])
+    found = [
+        least_squares(
+            misses, np.concatenate([np.zeros(len(knots)), start]), slopes, bounds=(low, high), x_scale=0.3, max_nfev=20,
+            xtol=1e-3, ftol=1e-3,
+        )
+        for start in _starts(parameters)
+    ]  # fmt: skip
+    theta = unknowns(min(found, key=lambda result: float(result.cost)).x)
+    for _ in range(_CORRECTIONS):
+        theta[:gamma] += wanted[:gamma] - moments(Statistics.of(draw(theta), gamma), usable)[:gamma]
+    return theta
+
+
+def _starts(parameters: Sequence[Parameter]) -> list[list[float]]:
+    # Each start of one parameter with the first ones of the others.
+    first = [p.start for p in parameters]
+    others = [
+        [*first[:place], start, *first[place + 1 :]] for place, p in enumerate(parameters) for start in p.more_starts
+    ]
+    return [first, *others]

@@ -1,4 +1,4 @@
-"""The rungs: α, rates by depth, a request effect, stretches (of acceptance or of matches), replay.
+"""The rungs: one rate, rates by depth, a request effect, what goes on along the text (stretches, loops or matches), replay.
 
 Each has ``fit(recording)``, ``sample(answer_tokens, seed)`` (rounds), ``expected_length(gamma)`` (mean tokens per round of a batch
 that is kept full) and ``config()``, what a scenario needs to have it.
@@ -6,46 +6,32 @@ that is kept full) and ``config()``, what a scenario needs to have it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.errors import InputError
-from simulator.speculation.acceptance import Acceptance, AcceptanceConfig, AnswerLength, RecordedAcceptance
-from simulator.speculation.ladder.fit import Parameter, fitted, from_log_odds
+from simulator.speculation.acceptance import Acceptance, AcceptanceConfig, RecordedAcceptance
+from simulator.speculation.ladder.families import LOOPS, MATCHES, REQUESTS, STRETCHES, Family, short
+from simulator.speculation.ladder.fit import fitted
 from simulator.speculation.ladder.rounds import FloatArray, Rounds
-from simulator.speculation.ladder.sampling import drawn_rounds, sampled_rounds
+from simulator.speculation.ladder.sampling import sampled_rounds
 from simulator.speculation.ladder.statistics import Statistics
 from simulator.speculation.recording import Recording
-from simulator.speculation.stretches import state_rates
 
 LEAST_REQUESTS = 20
 """Fewer say nothing of how requests differ."""
-_COPIES = 6
-"""Times that the recorded answers are drawn for one evaluation of a fit."""
 _SEED = 1
-_QUANTILES = (np.arange(200) + 0.5) / 200
-_LEAST_LOG_STD = 0.05
-"""Answers this alike in length say nothing of how luck goes with it."""
-
-
-class Rung(Protocol):
-    """One law of the ladder, fitted."""
-
-    name: ClassVar[str]
-    gamma: int
-
-    def law(self) -> Acceptance:
-        """As a law."""
-
-    def config(self) -> AcceptanceConfig:
-        """As a scenario has it."""
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class Rung:
+    """A law of the ladder, fitted."""
+
+    name: ClassVar[str]
     gamma: int
     """Drafts per round that it was fitted on."""
     settings: AcceptanceConfig
@@ -67,232 +53,147 @@ class _Fitted:
         return self.law().live_tokens(gamma)
 
 
-class ConstantRate(_Fitted):
+class ConstantRate(Rung):
     """Rung 1: one conditional rate α, at which γ drafts yield the recorded tokens per round on average."""
 
-    name: ClassVar[str] = "one rate"
+    name = "one rate"
 
     @classmethod
     def fit(cls, recording: Recording) -> ConstantRate:
-        """α with (1 − α^(γ+1)) / (1 − α) = mean tokens of a round with drafts."""
+        """α with (1 − α^(γ+1)) / (1 − α) = mean tokens of a round with drafts, 1 + Σ of the marginal rates."""
+        return cls.of(Statistics.of(Rounds.of(recording), recording.gamma), recording.gamma)
+
+    @classmethod
+    def of(cls, statistics: Statistics, gamma: int) -> ConstantRate:
+        """The same from counts."""
         from scipy.optimize import brentq
 
-        rounds, gamma = Rounds.of(recording), recording.gamma
-        matched = rounds.drafted > 0
-        mean = _uncut_mean(rounds, gamma)
-
-        def excess(alpha: float) -> float:
-            return float(alpha ** np.arange(gamma + 1) @ np.ones(gamma + 1)) - mean
-
-        alpha = 0.0 if mean <= 1.0 else 1.0 if mean >= gamma + 1.0 else float(brentq(excess, 0.0, 1.0))
-        return cls(gamma, AcceptanceConfig(alpha=_short(alpha), match_probability=_short(float(matched.mean()))))
+        mean = 1.0 + float(np.cumprod(rates_of(statistics.conditional)).sum())
+        powers = np.arange(gamma + 1)
+        if mean <= 1.0 or mean >= gamma + 1.0:
+            alpha = float(mean > 1.0)
+        else:
+            alpha = float(brentq(lambda a: float((a**powers).sum()) - mean, 0.0, 1.0))
+        return cls(gamma, AcceptanceConfig(alpha=short(alpha), match_probability=short(statistics.proposed)))
 
 
-class RateByDepth(_Fitted):
+class RateByDepth(Rung):
     """Rung 2: conditional rates by depth, those of all recorded rounds together."""
 
-    name: ClassVar[str] = "rates by depth"
+    name = "rates by depth"
 
     @classmethod
     def fit(cls, recording: Recording) -> RateByDepth:
         """Share of the j-th drafts kept where those before were; the last round of a request, cut off, refuses nothing."""
-        statistics = Statistics.of(Rounds.of(recording), recording.gamma)
-        match = _short(statistics.proposed)
-        return cls(recording.gamma, AcceptanceConfig(conditional=_rates(statistics), match_probability=match))
+        return cls.of(Statistics.of(Rounds.of(recording), recording.gamma), recording.gamma)
+
+    @classmethod
+    def of(cls, statistics: Statistics, gamma: int) -> RateByDepth:
+        """The same from counts."""
+        rates, match = rates_of(statistics.conditional), short(statistics.proposed)
+        return cls(gamma, AcceptanceConfig(conditional=rates, match_probability=match))
 
 
-class RequestEffect(_Fitted):
+class _Moments(Rung):
+    """A rung that is fitted by simulated moments: rates by depth, means over steps and over requests, tenth and ninetieth percentile
+    of requests, and what the family has beyond them."""
+
+    family: ClassVar[Family]
+
+    @classmethod
+    def _settings(cls, recording: Recording) -> AcceptanceConfig:
+        if len(recording.accepted) < LEAST_REQUESTS:
+            rule = f"be at least {LEAST_REQUESTS}: fewer do not tell how requests differ"
+            raise InputError("requests", len(recording.accepted), rule, where=recording.source)
+        rounds = Rounds.of(recording)
+        draw = cls.family.drawing(rounds, recording.gamma, _SEED)
+        theta = fitted(rounds, recording.gamma, cls.family.moments, draw.parameters, draw, _SEED)
+        return draw.settings(theta)
+
+
+class RequestEffect(_Moments):
     """Rung 3: requests differ, and their luck goes with the length of their answers."""
 
-    name: ClassVar[str] = "requests differ"
-    moments: ClassVar[tuple[str, ...]] = ("mean", "request_mean", "p10", "p90")
+    name, family = "requests differ", REQUESTS
 
     @classmethod
     def fit(cls, recording: Recording) -> RequestEffect:
-        """By simulated moments: rates by depth, mean over steps and over requests, tenth and ninetieth percentile."""
-        rounds = _enough(recording)
-        theta = fitted(rounds, recording.gamma, cls.moments, _REQUESTS, _draw(rounds, recording.gamma), _SEED)
-        return cls(recording.gamma, _settings(rounds, theta, recording.gamma))
+        """Raises InputError for fewer than 20 requests."""
+        return cls(recording.gamma, cls._settings(recording))
 
 
-class Stretches(_Fitted):
-    """Rung 4: luck changes along a request's text as well."""
+class Stretches(_Moments):
+    """Rung 4: luck changes along a request's text as well, from stretch to stretch."""
 
-    name: ClassVar[str] = "stretches"
-    moments: ClassVar[tuple[str, ...]] = (
-        *RequestEffect.moments, "block_variance_ratio", "block_variance_ratio_within", "lag_1_within",
-    )  # fmt: skip
+    name, family = "and stretches", STRETCHES
 
     @classmethod
     def fit(cls, recording: Recording) -> Stretches:
-        """As rung 3, with the variance of 32 steps' sums and the correlation of neighbouring steps."""
-        rounds = _enough(recording)
-        parameters = (*_REQUESTS, *_STRETCHES)
-        theta = fitted(rounds, recording.gamma, cls.moments, parameters, _draw(rounds, recording.gamma), _SEED)
-        return cls(recording.gamma, _settings(rounds, theta, recording.gamma))
+        """Moments: also the variance of 32 steps' sums, and the correlation of neighbouring steps within requests."""
+        return cls(recording.gamma, cls._settings(recording))
 
 
-class MatchStretches(_Fitted):
-    """Rung 4 for drafters that find something to propose or not: matches come in stretches, and requests differ."""
+class Loops(_Moments):
+    """Rung 4 again: instead of stretches, text that repeats itself, seldom and for long."""
 
-    name: ClassVar[str] = "stretches of matches"
-    moments: ClassVar[tuple[str, ...]] = (*RequestEffect.moments, "proposed", "proposed_lag_1", "block_variance_ratio")
+    name, family = "and loops", LOOPS
 
     @classmethod
-    def fit(cls, recording: Recording) -> MatchStretches:
-        """As rung 3, with the share of rounds that have a draft and how that goes on from round to round."""
-        rounds = _enough(recording)
-        share = float(np.mean(rounds.drafted > 0))
-        parameters = (*_REQUESTS, Parameter(float(np.log(share / (1.0 - share))), -7.0, 7.0), _STRETCHES[1])
-        draw = _draw(rounds, recording.gamma, matches=True)
-        theta = fitted(rounds, recording.gamma, cls.moments, parameters, draw, _SEED)
-        return cls(recording.gamma, _settings(rounds, theta, recording.gamma, matches=True))
+    def fit(cls, recording: Recording) -> Loops:
+        """Moments: those of stretches."""
+        return cls(recording.gamma, cls._settings(recording))
+
+
+class Matches(_Moments):
+    """Rung 4 of drafters that find something to propose or not: matches come in stretches."""
+
+    name, family = "and stretches of matches", MATCHES
+
+    @classmethod
+    def fit(cls, recording: Recording) -> Matches:
+        """Moments: also the share of rounds with a draft, and how that goes on from round to round."""
+        return cls(recording.gamma, cls._settings(recording))
 
 
 @dataclass(frozen=True)
-class Replayed:
+class Replayed(Rung):
     """Rung 5: the recorded rounds themselves."""
 
-    name: ClassVar[str] = "replay"
+    name = "replay"
     recording: Recording
-    settings: AcceptanceConfig | None = None
-    """Where the recording can be read again; None where it is a part of a file only."""
 
     @classmethod
     def fit(cls, recording: Recording) -> Replayed:
         """Nothing to fit."""
-        return cls(recording)
-
-    @property
-    def gamma(self) -> int:
-        """Drafts per round that were recorded."""
-        return self.recording.gamma
+        return cls(recording.gamma, AcceptanceConfig(alpha=0.0), recording)
 
     def law(self) -> Acceptance:
-        """As a law."""
+        """As a law: request r repeats recorded request r modulo their number."""
         return RecordedAcceptance.of(self.recording)
 
     def config(self) -> AcceptanceConfig:
-        """As a scenario has it. Raises InputError where the recording is no file."""
-        if self.settings is None:
-            raise InputError("replay", self.recording.source, "be a whole file to be named in a scenario")
-        return self.settings
-
-    def sample(self, answer_tokens: ArrayLike, seed: int, gamma: int | None = None) -> Rounds:
-        """Rounds of one request for each answer; request r repeats recorded request r modulo their number."""
-        return sampled_rounds(self.law(), self.gamma if gamma is None else gamma, answer_tokens, seed)
-
-    def expected_length(self, gamma: int) -> float:
-        """Tokens per round over all recorded rounds."""
-        return self.law().live_tokens(gamma)
+        """Raises InputError: a scenario names the file."""
+        raise InputError("replay", self.recording.source, "be named in a scenario as a file")
 
 
-FittedRung = ConstantRate | RateByDepth | RequestEffect | Stretches | MatchStretches | Replayed
+FITS: dict[type[Rung], Callable[[Recording], Rung]] = {
+    ConstantRate: ConstantRate.fit, RateByDepth: RateByDepth.fit, RequestEffect: RequestEffect.fit, Stretches: Stretches.fit,
+    Loops: Loops.fit, Matches: Matches.fit, Replayed: Replayed.fit,
+}  # fmt: skip
 
 
-def rungs_for(recording: Recording) -> tuple[type[FittedRung], ...]:
+def rungs_for(recording: Recording) -> tuple[type[Rung], ...]:
     """The rungs that a recording can be fitted by: with rounds without a draft, the fourth is of matches."""
-    simple: tuple[type[FittedRung], ...] = (ConstantRate, RateByDepth)
     if len(recording.accepted) < LEAST_REQUESTS:
-        return (*simple, Replayed)
-    fourth = MatchStretches if 0.0 < recording.match_probability < 1.0 else Stretches
-    return (*simple, RequestEffect, fourth, Replayed)
+        return (ConstantRate, RateByDepth, Replayed)
+    fourth: tuple[type[Rung], ...] = (Matches,) if 0.0 < recording.match_probability < 1.0 else (Stretches, Loops)
+    return (ConstantRate, RateByDepth, RequestEffect, *fourth, Replayed)
 
 
-_REQUESTS = (Parameter(np.log(0.05), np.log(1e-3), np.log(0.7)), Parameter(0.4, -1.5, 1.5))
-"""Logarithm of the request ICC; inverse hyperbolic tangent of the correlation with the length of the answer."""
-_STRETCHES = (Parameter(np.log(0.05), np.log(1e-3), np.log(0.75)), Parameter(np.log(30.0), 0.0, np.log(3000.0)))
-"""Logarithms of the stretch ICC and of the mean stretch length in tokens."""
-
-
-def _uncut_mean(rounds: Rounds, gamma: int) -> float:
-    """Tokens of a round with drafts, from the rates by depth, so that last rounds do not pull it down."""
-    return float(1.0 + np.cumprod(_rates(Statistics.of(rounds, gamma))).sum())
-
-
-def _rates(statistics: Statistics) -> tuple[float, ...]:
-    found = statistics.conditional
-    # Depths that no round got to: the last rate that is known, or nothing is ever kept.
+def rates_of(conditional: FloatArray) -> tuple[float, ...]:
+    """Conditional rates [γ] with the last known one where no round got so deep (NaN); nothing is kept where none is known."""
     rates, known = [], 0.0
-    for rate in found.tolist():
+    for rate in conditional.tolist():
         known = known if np.isnan(rate) else rate
-        rates.append(_short(known))
+        rates.append(short(known))
     return tuple(rates)
-
-
-def _short(value: float) -> float:
-    return round(value, 5)
-
-
-def _enough(recording: Recording) -> Rounds:
-    if len(recording.accepted) < LEAST_REQUESTS:
-        rule = f"be at least {LEAST_REQUESTS}: fewer do not tell how requests differ"
-        raise InputError("requests", len(recording.accepted), rule, where=recording.source)
-    return Rounds.of(recording)
-
-
-def _lengths(rounds: Rounds, correlation: float) -> AnswerLength | None:
-    logs = np.log(rounds.answer_tokens)
-    spread = float(logs.std())
-    if spread < _LEAST_LOG_STD:
-        return None
-    return AnswerLength(
-        correlation=_short(correlation), median_tokens=round(float(np.exp(logs.mean())), 2), log_std=round(spread, 4)
-    )
-
-
-def _settings(rounds: Rounds, theta: FloatArray, gamma: int, *, matches: bool = False) -> AcceptanceConfig:
-    rates = tuple(_short(a) for a in from_log_odds(theta[:gamma]).tolist())
-    icc, correlation, *more = theta[gamma:].tolist()
-    fields: dict[str, Any] = {}
-    if matches:
-        fields = {
-            "match_probability": _short(1.0 / (1.0 + np.exp(-more[0]))),
-            "match_tokens": round(float(np.exp(more[1])), 2),
-        }
-    elif more:
-        fields = {"stretch_icc": _short(float(np.exp(more[0]))), "stretch_tokens": round(float(np.exp(more[1])), 2)}
-    else:
-        fields = {"match_probability": _short(float(np.mean(rounds.drafted > 0)))}
-    return AcceptanceConfig(
-        conditional=rates, request_icc=_short(float(np.exp(icc))), answer_length=_lengths(rounds, float(np.tanh(correlation))),
-        **fields,
-    )  # fmt: skip
-
-
-class _draw:  # noqa: N801
-    """Rounds of the law with given parameters for the recorded answers, copied, always with the same luck."""
-
-    def __init__(self, rounds: Rounds, gamma: int, *, matches: bool = False):
-        from simulator.randomness import uniform_array
-
-        self.gamma, self.matches = gamma, matches
-        self.share = float(np.mean(rounds.drafted > 0))
-        self.answers = np.tile(rounds.answer_tokens, _COPIES)
-        self.luck = uniform_array(_SEED, np.arange(len(self.answers)), 1 << 41, 0)
-        self.lengths = _lengths(rounds, 0.0)
-
-    def __call__(self, theta: FloatArray) -> Rounds:
-        from scipy.special import betaincinv
-
-        rates = from_log_odds(theta[: self.gamma])
-        icc, correlation, *more = theta[self.gamma :].tolist()
-        kappa = 1.0 / np.exp(icc) - 1.0
-        own = betaincinv(kappa * rates, kappa * (1.0 - rates), _QUANTILES[:, None])  # [quantiles, γ]
-        place = self.luck
-        if self.lengths is not None:
-            lengths = self.lengths.model_copy(update={"correlation": float(np.tanh(correlation))})
-            place = lengths.shifted(place, self.answers)
-        row_of = np.minimum((place * len(_QUANTILES)).astype(np.int64), len(_QUANTILES) - 1)
-        found, tokens = self.share, np.full(1, np.inf)
-        weights, proposes = np.ones(1), np.ones(1, dtype=bool)
-        states = own[:, None, :]
-        if self.matches:
-            match = 1.0 / (1.0 + np.exp(-more[0]))
-            weights, proposes = np.array([match, 1.0 - match]), np.array([True, False])
-            states, tokens = own[:, None, :] * proposes[:, None], np.full(2, np.exp(more[1]))
-        elif more:
-            states = state_rates(own, float(np.exp(more[0])))
-            tokens = np.full(states.shape[1], np.exp(more[1]))
-            weights, proposes = np.full(states.shape[1], 1.0 / states.shape[1]), np.ones(states.shape[1], dtype=bool)
-        return drawn_rounds(states, row_of, self.answers, _SEED, weights, proposes, tokens, found)
