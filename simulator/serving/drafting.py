@@ -57,6 +57,16 @@ waited_s = compiled(waited_draft_s)
 
 
 @compiled
+def tree_extra(config: Any, attention_s: float, pairs: float, kept: int) -> float:
+    """Seconds that trees take beyond chains whose attention takes `attention_s`, with `pairs` of tokens in their masks and `kept`
+    accepted drafts (`speculation.tree_cost`)."""
+    return float(
+        config.tree_attention * attention_s
+        + (config.tree_step_s + (config.tree_mask_s * pairs + config.tree_move_s * kept))
+    )
+
+
+@compiled
 def draft_after(
     config: Any, plan: Any, luck: Any, replica: Any, slots: Any, draft: Any, loads: Any, counts: Any, cached: Any,
     levels: Any, level_cached: Any,

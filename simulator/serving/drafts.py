@@ -16,6 +16,7 @@ from simulator.speculation.policies import DraftPlan, PolicyConfig, always, by_t
 from simulator.speculation.shape import PLAIN, DraftShape
 from simulator.speculation.tree_config import TreeConfig
 from simulator.speculation.tree_law import TreeAcceptance, TreeYield
+from simulator.speculation.tree_size import passes_of
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -116,12 +117,16 @@ def drafts_of(scenario: Scenario, drafter: Drafter, law: Acceptance) -> Drafts:
 
 def _tree_drafts(scenario: Scenario, tree: TreeConfig, drafter: Drafter, law: Acceptance) -> Drafts:
     policy = scenario.speculation.policy if scenario.speculation else PolicyConfig()
-    passes = _passes(drafter)
+    passes = passes_of(drafter)
     found = [tree.resolve(law, passes=passes, base=scenario.base)]
     if policy.kind == "goodput" and tree.nodes is not None:
         for nodes in (n for n in _TREE_SIZES if n < tree.nodes):
             smaller = tree.model_copy(update={"nodes": nodes, "depth": min(nodes, tree.depth or nodes)})
             found.append(smaller.resolve(law, passes=passes, base=scenario.base))
+    deepest = max(one.shape.depth for one in found)
+    if deepest > drafter.most_drafts:
+        rule = f"be at most the {drafter.most_drafts} drafts in a row that {drafter.name} makes"
+        raise InputError("tree.depth", deepest, rule)
     shapes: list[DraftShape] = [PLAIN, *(one.shape for one in found)]
     trees: Sequence[TreeYield | None] = [None, *(one.law.through for one in found)]
     if policy.off_above is not None:
@@ -129,10 +134,3 @@ def _tree_drafts(scenario: Scenario, tree: TreeConfig, drafter: Drafter, law: Ac
     else:
         plan = by_table(shapes, [1], [0], [[1]], policy.mode)
     return Drafts(plan, found[0].law.base, tuple(trees), policy.kind == "goodput")
-
-
-def _passes(drafter: Drafter) -> int | None:
-    """Passes per round: one per level, unless heads make all levels at once or nothing is computed at all."""
-    if drafter.looks_up:
-        return 0
-    return 1 if drafter.kind == "medusa" else None

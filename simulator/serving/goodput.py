@@ -37,7 +37,12 @@ class _Pricer:
         new = shape.nodes + 1
         total = sequences * new
         gpu_s = timer.linear_s(sequences, total, total, prompts=False, spent=spent)
-        gpu_s += timer.equal_s(new, timer.cached([context] * sequences), sequences, 0.0, spent)
+        attention_s = timer.equal_s(new, timer.cached([context] * sequences), sequences, 0.0, spent)
+        gpu_s += attention_s
+        if not shape.is_chain:
+            pairs, kept = float(sequences * new * new), sequences * (tokens - 1.0)
+            moving_s = settings.tree_step_s + settings.tree_mask_s * pairs + settings.tree_move_s * kept
+            gpu_s += float(settings.tree_attention * attention_s + moving_s)
         host_s = float(settings.host_step_s + settings.host_per_sequence_s * sequences)
         host_s += timer.extra_host_s(sequences, total, prompts=False)
         if shape.nodes:

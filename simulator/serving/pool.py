@@ -291,7 +291,10 @@ def _stacked(
     columns = len(AttentionKind._fields)
     kinds = [np.array([tuple(k) for k in t.kinds], dtype=np.float64).reshape(-1, columns) for t in tables]
     rates = np.zeros((len(tables), 2), dtype=RATES)
-    sizes = [(t.pipeline, t.linear.shape[2] - 1, i.shape[1] - 1 if i.any() else 0) for t, i in zip(tables, intakes, strict=True)]
+    sizes = [
+        (t.pipeline, t.linear.shape[2] - 1, i.shape[1] - 1 if i.any() else 0)
+        for t, i in zip(tables, intakes, strict=True)
+    ]
     for m, table in enumerate(tables):
         rates[m, 0], rates[m, 1] = tuple(table.decode_rates), tuple(table.prefill_rates)
     contexts = FINE_TOKENS + int(longest / KNOT_TOKENS) + 3

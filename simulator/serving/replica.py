@@ -14,13 +14,14 @@ from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.arrays import one_of, plan_of, record_of, tables_of
 from simulator.serving.batching import schedule
 from simulator.serving.compiled import compiled, compiled_apart
-from simulator.serving.drafting import add_cached, draft_after, draft_before, waited_s
+from simulator.serving.drafting import add_cached, draft_after, draft_before, tree_extra, waited_s
 from simulator.serving.kv_cache import blocks_for, give_back
 from simulator.serving.line import join, next_cancelled, next_overdue, next_ready_s
 from simulator.serving.luck import accepted_drafts, learn
 from simulator.serving.passes import (
     add_load,
     attention_alike,
+    attention_equal,
     attention_step,
     has_window,
     linear_step,
@@ -30,6 +31,7 @@ from simulator.serving.passes import (
 from simulator.serving.record import count_gaps, leave, note, series_add, step_s, store_slot
 from simulator.serving.state import (
     CANCELLED,
+    DEPTH,
     EMITTED,
     FINISHED,
     HANDED_OVER,
@@ -249,6 +251,47 @@ def widest_round(config: Any, plan: Any, replica: Any, slots: Any) -> int:
 
 
 @compiled
+def has_tree(config: Any, plan: Any, slot: Any) -> bool:
+    """Whether a sequence verifies a tree in this step."""
+    if slot.step_tokens <= 1 or config.policy != BY_TABLE or slot.computed_tokens < slot.goal_tokens:
+        return False
+    return bool(plan.shapes[slot.shape, NODES] > plan.shapes[slot.shape, DEPTH])
+
+
+@compiled_apart
+def tree_s(
+    config: Any, plan: Any, replica: Any, slots: Any, target: Any, loads: Any, counts: Any, cached: Any
+) -> float:
+    """Seconds by which the sequences that verify a tree make a step longer than if it were a chain; 0 where none does."""
+    counts[:] = 0.0
+    loads[:] = 0.0
+    cached[:] = 0.0
+    sequences = kept = width = 0
+    pairs = 0.0
+    alike = True
+    for i in range(replica.running):
+        slot = slots[i]
+        if has_tree(config, plan, slot):
+            q = slot.step_tokens
+            sequences += 1
+            kept += slot.emitted_tokens - 1
+            pairs += float(q) * q
+            alike = alike and width in (0, q)
+            width = q
+            add_cached(target.kinds, cached, slot.computed_tokens)
+            add_load(target.kinds, loads, counts, q, slot.computed_tokens)
+    if sequences == 0:
+        return 0.0
+    bytes_before, flop_before = replica.hbm_bytes, replica.flop
+    if alike and not has_window(target.kinds):
+        attention_s = attention_equal(target, sequences, width, cached, 0.0, loads, counts, replica)
+    else:
+        attention_s = attention_step(target, loads, counts, replica)
+    replica.hbm_bytes, replica.flop = bytes_before, flop_before  # the same bytes and FLOP, slower
+    return float(tree_extra(config, attention_s, pairs, kept))
+
+
+@compiled
 def step(
     pool: Any, config: Any, plan: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any,
     blocks: Any, pieces: Any, target: Any, draft: Any, luck: Any, record: Any, scratch: Any,
@@ -302,6 +345,8 @@ def step(
         gpu_s += attention_alike(target, sequences, width, cached, 0.0, counts, replica)
     else:
         gpu_s += attention_step(target, loads, counts, replica)
+    if rounds > 0 and config.tree_attention > 0.0:
+        gpu_s += tree_s(config, plan, replica, slots, target, loads, counts, cached)
     if rows > 0:
         # Rejected drafts' share of the pass: their part of its FLOP.
         replica.wasted_flop += (replica.flop - flop_before) * (drafted - accepted) / tokens

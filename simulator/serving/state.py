@@ -133,6 +133,11 @@ CONFIG = np.dtype(
             "draft_keeps_up",
             "i8",
         ),  # 1 when it reads on while nothing is drafted (after a step only), 0 when it reads later
+        # Verifying trees: attention with a mask, and keys and values that are moved to where a chain would have them.
+        ("tree_attention", "f8"),  # time of masked attention beyond that of causal attention, over it
+        ("tree_step_s", "f8"),  # in every step
+        ("tree_mask_s", "f8"),  # for each pair of tokens of a tree
+        ("tree_move_s", "f8"),  # for each accepted draft
         ("draft_share", "f8"),  # of the drafter's time that is waited for; below 1 where it has GPUs of its own
         ("draft_first", "i8"),  # 1 when a round makes its own drafts, 0 when the step before did
         ("draft_padded", "i8"),  # 1 when after a round the drafter reads 1 + depth tokens of all, whatever was accepted

@@ -13,7 +13,7 @@ from typing import Any
 from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.batching import fits
 from simulator.serving.compiled import compiled
-from simulator.serving.drafting import add_cached, waited_s
+from simulator.serving.drafting import add_cached, tree_extra, waited_s
 from simulator.serving.kv_cache import blocks_for, enter_full, free_blocks, take
 from simulator.serving.line import first_fresh, stack_goes_first
 from simulator.serving.luck import kept_drafts, shape_for, stretch_at
@@ -271,7 +271,7 @@ def run_rounds(
         cached[:] = held
         gpu_s = linear_step(target, 0, running, tokens, tokens, replica)
         if q <= DECODE_QUERY_LIMIT:
-            gpu_s += attention_alike(target, running, q, cached, 0.0, counts, replica)
+            attention_s = attention_alike(target, running, q, cached, 0.0, counts, replica)
         else:
             counts[:] = 0.0
             counts[2] = running
@@ -279,10 +279,11 @@ def run_rounds(
             loads[:] = 0.0
             loads[:, PREFILL_KV_TOKENS] = held + tokens
             loads[:, PREFILL_PAIRS] = float(q) * held + tokens * (0.5 * (q + 1.0))
-            gpu_s += attention_step(target, loads, counts, replica)
+            attention_s = attention_step(target, loads, counts, replica)
+        gpu_s += attention_s
         flop = replica.flop - flop_before
 
-        accepted = emitted = held = needed = 0
+        accepted = emitted = held = needed = moved = 0
         drafting = new = 0
         kv_tokens = known = read_on = 0
         pairs = 0.0
@@ -296,6 +297,7 @@ def run_rounds(
             gained = min(kept + 1, slot.left_tokens)
             accepted += used
             emitted += gained
+            moved += gained - 1
             slot.accepted_tokens += used
             slot.emitted_tokens = gained
             slot.generated_tokens += gained
@@ -318,6 +320,8 @@ def run_rounds(
                     needed += blocks_for(config, context + gained + q) - slot.blocks
             else:
                 finished = True
+        if nodes > depth and config.tree_attention > 0.0:
+            gpu_s += tree_extra(config, attention_s, float(running) * (float(q) * q), moved)
         drafted = running * nodes
         replica.wasted_flop += flop * (drafted - accepted) / tokens
         draft_s = 0.0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simulator.cost.roofline import effective_bytes_per_s
 from simulator.deployment import Deployment
 from simulator.errors import InputError
 from simulator.memory import MemoryBudget
@@ -18,6 +19,7 @@ from simulator.speculation.acceptance import RecordedAcceptance
 from simulator.speculation.policies import always
 from simulator.speculation.recording import Recording
 from simulator.speculation.shape import PLAIN
+from simulator.speculation.tree_cost import MASKED_ATTENTION
 
 _HOST_TIMES = (
     "host_step_s", "host_per_sequence_s", "host_hidden_step_s", "host_hidden_per_sequence_s", "host_speculative_round_s",
@@ -118,10 +120,22 @@ def _drafting(model: StepModel, deployment: Deployment, drafts: Drafts, budget: 
         proposes=np.ones(1, dtype=np.int64) if recorded else law.stretch_proposes.astype(np.int64),
         draft_intake=deployment.draft_intake(most),
     )
+    if any(not shape.is_chain for shape in drafts.plan.shapes):
+        _charge_trees(changed, deployment)
     if drafts.goodput:
         longest = min(most_tokens(deployment, budget, 0), deployment.target.decoder.max_context_tokens or 1 << 20)
         changed = replace(changed, plan=plan_tables(goodput_plan(changed, drafts, longest), drafts.columns))
     return replayed(changed, law.recording) if isinstance(law, RecordedAcceptance) else changed
+
+
+def _charge_trees(model: StepModel, deployment: Deployment) -> None:
+    """What trees cost beside chains, as `tree_cost.tree_extra_s` has it: of a step, of a pair in a mask, of a moved token, s."""
+    target, row = deployment.target, model.config[0]
+    layers, elementwise = target.decoder.layers, target.efficiency.elementwise
+    s_per_byte = 1.0 / effective_bytes_per_s(target.gpu, elementwise.bandwidth)
+    row.tree_attention, row.tree_step_s = MASKED_ATTENTION - 1.0, elementwise.t0_s
+    row.tree_mask_s = layers * s_per_byte
+    row.tree_move_s = 2.0 * target.shape.kv_bytes_per_token * layers * s_per_byte
 
 
 def replayed(model: StepModel, recording: Recording) -> StepModel:

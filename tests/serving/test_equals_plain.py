@@ -101,6 +101,11 @@ def models(draw, n):
     if draw(st.booleans()):
         chosen |= {"swap_blocks": draw(st.integers(0, 20)), "swap_s_per_token": 0.03125}
     if gamma:
+        chosen |= draw(
+            st.sampled_from(
+                [{}, {"tree_attention": 0.75, "tree_step_s": 0.125, "tree_mask_s": 1e-3, "tree_move_s": 1e-2}]
+            )
+        )
         columns = np.cumsum([0, *(shape.depth for shape in plan.shapes[:-1])]).tolist()
         chosen["columns"] = draw(st.sampled_from([None, columns]))
         depths = max(1, columns[-1] + plan.shapes[-1].depth)

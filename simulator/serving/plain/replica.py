@@ -279,6 +279,8 @@ class Replica:
         flop_before = counters.flop
         target_s = self.timer.linear_s(len(batch), tokens, rows, prompts=prompts, spent=counters)
         target_s += self.timer.attention_s(work, prompts=prompts, spent=counters)
+        if rounds > 0 and settings.tree_attention > 0.0:
+            target_s += self._tree_s([s for s in decoding if self._has_tree(s)])
         if rows > 0:
             # Rejected drafts' share of the pass: their part of its FLOP.
             rejected = sum(s.drafts - s.kept_drafts for s in batch)
@@ -305,6 +307,28 @@ class Replica:
         counters.host_s += seconds - gpu_s
         counters.swap_s += swap_s
         return seconds
+
+    def _has_tree(self, sequence: Sequence) -> bool:
+        nodes, depth = self.luck.model.plan.shapes[sequence.shape, [state.NODES, state.DEPTH]]
+        return bool(self.settings.policy == BY_TABLE and sequence.drafts > 0 and nodes > depth)
+
+    def _tree_s(self, trees: list[Sequence]) -> float:
+        """Seconds by which trees make a step longer than chains of as many drafts would: attention has a mask, and what is
+        accepted is moved to where a chain would have it."""
+        if not trees:
+            return 0.0
+        work = [(s.step_tokens, s.computed_tokens) for s in trees]
+        widths = {new for new, _ in work}
+        if len(widths) == 1 and not self.timer.has_window:
+            contexts = self.timer.cached([context for _, context in work])
+            attention_s = self.timer.equal_s(widths.pop(), contexts, len(trees), 0.0, Spent())
+        else:
+            attention_s = self.timer.exact_s(work, Spent())
+        settings = self.settings
+        pairs = float(sum(new * new for new, _ in work))
+        kept = sum(s.emitted_tokens - 1 for s in trees)
+        moving_s = settings.tree_step_s + (settings.tree_mask_s * pairs + settings.tree_move_s * kept)
+        return float(settings.tree_attention * attention_s + moving_s)
 
     def _widest(self, sequence: Sequence) -> int:
         """Tokens of a sequence's round when it drafts all that its shape has; under a policy of its own, those it has."""

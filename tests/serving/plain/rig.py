@@ -105,7 +105,18 @@ def workload(
 
 
 def step_model(
-    n, *, target=None, draft=None, gamma=0, plan=None, columns=None, rates=None, states=None, renewal=(0.0,), recorded=None, **settings
+    n,
+    *,
+    target=None,
+    draft=None,
+    gamma=0,
+    plan=None,
+    columns=None,
+    rates=None,
+    states=None,
+    renewal=(0.0,),
+    recorded=None,
+    **settings,
 ) -> model.StepModel:
     """A model of `n` requests: γ drafts, or those of a `plan` (all its shapes with the rates from column 0 on, unless `columns` says
     otherwise), conditional acceptance `rates` (one row, or one per request), maybe in `states` of a stretch, which is a list of (share, factor
