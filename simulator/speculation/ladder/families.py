@@ -24,7 +24,7 @@ _LEAST_LOG_STD = 0.05
 _LUCK_STREAM = 1 << 41
 
 _BY_REQUEST = ("mean", "request_mean", "p10", "p90")
-_ALONG_TEXT = ("block_variance_ratio", "block_variance_ratio_within", "lag_1_within")
+_ALONG_TEXT = ("block_variance_ratio", "lag_1", "lag_1_within")
 
 
 def _log(start: float, low: float, high: float, *more_starts: float) -> Parameter:

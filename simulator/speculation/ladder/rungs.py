@@ -61,20 +61,21 @@ class ConstantRate(Rung):
     @classmethod
     def fit(cls, recording: Recording) -> ConstantRate:
         """α with (1 − α^(γ+1)) / (1 − α) = mean tokens of a round with drafts, 1 + Σ of the marginal rates."""
-        return cls.of(Statistics.of(Rounds.of(recording), recording.gamma), recording.gamma)
+        statistics = Statistics.of(Rounds.of(recording), recording.gamma)
+        return cls.of(statistics.conditional, statistics.proposed)
 
     @classmethod
-    def of(cls, statistics: Statistics, gamma: int) -> ConstantRate:
-        """The same from counts."""
+    def of(cls, conditional: FloatArray, proposed: float = 1.0) -> ConstantRate:
+        """The same from conditional rates by depth [γ] and the share of rounds with drafts."""
         from scipy.optimize import brentq
 
-        mean = 1.0 + float(np.cumprod(rates_of(statistics.conditional)).sum())
+        gamma, mean = len(conditional), 1.0 + float(np.cumprod(rates_of(conditional)).sum())
         powers = np.arange(gamma + 1)
         if mean <= 1.0 or mean >= gamma + 1.0:
             alpha = float(mean > 1.0)
         else:
             alpha = float(brentq(lambda a: float((a**powers).sum()) - mean, 0.0, 1.0))
-        return cls(gamma, AcceptanceConfig(alpha=short(alpha), match_probability=short(statistics.proposed)))
+        return cls(gamma, AcceptanceConfig(alpha=short(alpha), match_probability=short(proposed)))
 
 
 class RateByDepth(Rung):
@@ -85,13 +86,14 @@ class RateByDepth(Rung):
     @classmethod
     def fit(cls, recording: Recording) -> RateByDepth:
         """Share of the j-th drafts kept where those before were; the last round of a request, cut off, refuses nothing."""
-        return cls.of(Statistics.of(Rounds.of(recording), recording.gamma), recording.gamma)
+        statistics = Statistics.of(Rounds.of(recording), recording.gamma)
+        return cls.of(statistics.conditional, statistics.proposed)
 
     @classmethod
-    def of(cls, statistics: Statistics, gamma: int) -> RateByDepth:
-        """The same from counts."""
-        rates, match = rates_of(statistics.conditional), short(statistics.proposed)
-        return cls(gamma, AcceptanceConfig(conditional=rates, match_probability=match))
+    def of(cls, conditional: FloatArray, proposed: float = 1.0) -> RateByDepth:
+        """The same from conditional rates by depth [γ] and the share of rounds with drafts."""
+        settings = AcceptanceConfig(conditional=rates_of(conditional), match_probability=short(proposed))
+        return cls(len(conditional), settings)
 
 
 class _Moments(Rung):
