@@ -17,6 +17,7 @@ from typing import Any
 
 from simulator import __version__
 from simulator.commands import (
+    acceptance,
     calibrate,
     catalog,
     crossover,
@@ -37,6 +38,7 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     speculate.add,
     tree.add,
     crossover.add,
+    acceptance.add,
     simulate.add,
     experiment.add,
     measure.add,

@@ -48,9 +48,9 @@ class Replay(Record):
         path = Path(self.path).expanduser()
         if base is not None and (base / path).is_file():
             path = base / path
-        found = list(_recordings(path))
+        found = list(_recordings(path)) if path.suffix.lower() != ".csv" else []
         if not found:
-            raise InputError("replay", self.path, "be a file with recorded rounds (accepted_by_request)")
+            return self._of_log(path)
         wanted = {name: getattr(self, name) for name in _CHOICE if getattr(self, name) is not None}
         fitting = [(data, at) for data, at in found if all(data.get(name) == value for name, value in wanted.items())]
         if len(fitting) != 1:
@@ -58,6 +58,21 @@ class Replay(Record):
             rule = f"name exactly one of {len(found)} recordings by drafter, text and gamma ({listed})"
             raise InputError("replay", wanted or "(any)", rule, where=str(path))
         return recording_of(*fitting[0])
+
+    def _of_log(self, path: Path) -> Recording:
+        # An engine's log of steps by request may be replayed as well.
+        from simulator.speculation.ladder.logs import read_log  # which builds on this module
+
+        try:
+            log = read_log(path, self.gamma)
+        except InputError as error:
+            if error.field != "log":
+                raise
+            log = None
+        if not isinstance(log, Recording) or self.drafter is not None or self.text is not None:
+            rule = "be a file with recorded rounds (accepted_by_request, or a log of steps by request)"
+            raise InputError("replay", self.path, rule)
+        return log
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ those of single folds show how much is chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -127,10 +127,13 @@ def held_out(
     *,
     depths: bool = True,
     kinds: Sequence[type[Rung]] | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> HeldOut:
     """Every rung (or `kinds`) fitted on all folds but one, for each, and compared with that one.
 
-    depths: also predict γ drafts from rounds that were cut at half as many. Raises InputError where there are too few requests.
+    depths: also predict γ drafts from rounds that were cut at half as many. tell: called with how many fits of how many are done.
+
+    Raises InputError where there are too few requests.
     """
     least = folds * LEAST_REQUESTS
     if folds < 2 or len(recording.accepted) < least:
@@ -141,10 +144,13 @@ def held_out(
     everyone = np.arange(len(rounds))
     training = [chosen(recording, np.setdiff1d(everyone, part)) for part in parts]
     cut = -(-recording.gamma // 2) if depths and recording.gamma > 1 else 0
-    predictions = []
-    for kind in rungs_for(recording) if kinds is None else kinds:
+    predictions: list[Prediction] = []
+    every = rungs_for(recording) if kinds is None else kinds
+    for kind in every:
         drawn, deeper = [], []
         for number, (part, train) in enumerate(zip(parts, training, strict=True)):
+            if tell is not None:
+                tell(len(predictions) * folds + number, len(every) * folds)
             answers = np.tile(rounds.answer_tokens[part], COPIES)
             drawn.append(FITS[kind](train).sample(answers, seed + number, recording.gamma))
             if cut and kind is not Replayed:

@@ -32,6 +32,8 @@ class Rung:
     """A law of the ladder, fitted."""
 
     name: ClassVar[str]
+    key: ClassVar[str]
+    """Its name on a command line."""
     gamma: int
     """Drafts per round that it was fitted on."""
     settings: AcceptanceConfig
@@ -56,7 +58,7 @@ class Rung:
 class ConstantRate(Rung):
     """Rung 1: one conditional rate α, at which γ drafts yield the recorded tokens per round on average."""
 
-    name = "one rate"
+    name, key = "one rate", "rate"
 
     @classmethod
     def fit(cls, recording: Recording) -> ConstantRate:
@@ -81,7 +83,7 @@ class ConstantRate(Rung):
 class RateByDepth(Rung):
     """Rung 2: conditional rates by depth, those of all recorded rounds together."""
 
-    name = "rates by depth"
+    name, key = "rates by depth", "depths"
 
     @classmethod
     def fit(cls, recording: Recording) -> RateByDepth:
@@ -116,7 +118,7 @@ class _Moments(Rung):
 class RequestEffect(_Moments):
     """Rung 3: requests differ, and their luck goes with the length of their answers."""
 
-    name, family = "requests differ", REQUESTS
+    name, key, family = "requests differ", "requests", REQUESTS
 
     @classmethod
     def fit(cls, recording: Recording) -> RequestEffect:
@@ -127,7 +129,7 @@ class RequestEffect(_Moments):
 class Stretches(_Moments):
     """Rung 4: luck changes along a request's text as well, from stretch to stretch."""
 
-    name, family = "and stretches", STRETCHES
+    name, key, family = "stretches", "stretches", STRETCHES
 
     @classmethod
     def fit(cls, recording: Recording) -> Stretches:
@@ -138,7 +140,7 @@ class Stretches(_Moments):
 class Loops(_Moments):
     """Rung 4 again: instead of stretches, text that repeats itself, seldom and for long."""
 
-    name, family = "and loops", LOOPS
+    name, key, family = "loops", "loops", LOOPS
 
     @classmethod
     def fit(cls, recording: Recording) -> Loops:
@@ -149,7 +151,7 @@ class Loops(_Moments):
 class Matches(_Moments):
     """Rung 4 of drafters that find something to propose or not: matches come in stretches."""
 
-    name, family = "and stretches of matches", MATCHES
+    name, key, family = "matches", "matches", MATCHES
 
     @classmethod
     def fit(cls, recording: Recording) -> Matches:
@@ -161,7 +163,7 @@ class Matches(_Moments):
 class Replayed(Rung):
     """Rung 5: the recorded rounds themselves."""
 
-    name = "replay"
+    name, key = "replay", "replay"
     recording: Recording
 
     @classmethod
