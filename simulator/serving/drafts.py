@@ -75,11 +75,19 @@ class Drafts:
             self.law_of(i).live_tokens(shape.depth) if shape.nodes else 1.0 for i, shape in enumerate(self.plan.shapes)
         ])  # fmt: skip
 
+    def match_shares(self) -> FloatArray:
+        """Share of the rounds of each shape in which anything is proposed [shapes]; 1 where nothing is drafted."""
+        return np.array([
+            self.law_of(i).match_share(shape.depth) if shape.nodes else 1.0 for i, shape in enumerate(self.plan.shapes)
+        ])  # fmt: skip
+
     def rates(self, base: Acceptance, seed: int, answer_tokens: IntArray, first: int) -> tuple[FloatArray, IntArray]:
         """Conditional rates by depth, shape after shape, in each state of a stretch [rows, S, columns], and the row of each of the
         requests `first`, `first` + 1, … with answers of `answer_tokens` [requests], whose first candidates follow `base`."""
         requests = len(answer_tokens)
         chains = max((s.depth for s, t in zip(self.plan.shapes, self.trees, strict=True) if t is None), default=0)
+        if not self.is_tree:
+            chains = max(1, chains)  # a table of nothing but zeros still has rates
         parts = [base.stretch_rates(seed, requests, chains, first, answer_tokens)] if chains else []
         for i, shape in enumerate(self.plan.shapes):
             if self.trees[i] is not None:
