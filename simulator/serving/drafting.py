@@ -151,7 +151,7 @@ def draft_before(
     """The drafter drafts for this very round; prompts in the step are read in its first pass, and nothing is drafted yet.
 
     The first pass takes two tokens of every sequence: the last one in the cache, which was this drafter's own deepest
-    draft and never went through it if all were accepted, and the one after it.
+    draft and never went through it if all were accepted, and the one after it; and its lag, but no more than there are.
     """
     shape = -1
     for i in range(replica.running):
@@ -183,8 +183,8 @@ def draft_before(
         elif slot.step_tokens > 1:
             new = 1
             if config.draft_reads == 1:
-                new = 2
-                context -= 1
+                context = max(slot.lag_tokens, context - 1)  # no more is read than there is
+                new = slot.computed_tokens + 1 - context
             add_level(draft.kinds, levels, level_cached, deepest(config, plan, slot), slot.computed_tokens + 1)
         elif config.draft_reads == 1:
             slot.lag_tokens += slot.emitted_tokens

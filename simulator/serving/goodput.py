@@ -17,7 +17,7 @@ from simulator.serving.drafts import Drafts
 from simulator.serving.model import StepModel
 from simulator.serving.plain.timing import PassTimer, Spent
 from simulator.speculation.policies import DraftPlan, by_table
-from simulator.speculation.round import waited_draft_s
+from simulator.speculation.round import verified_by, waited_draft_s
 from simulator.speculation.shape import DraftShape
 
 _STEPS_PER_DOUBLING = 4
@@ -30,24 +30,19 @@ class _Pricer:
 
     model: StepModel
 
-    def seconds(self, shape: DraftShape, tokens: float, sequences: int, context: int) -> float:
-        """A step of `sequences` with `context` tokens each that yields `tokens` of each."""
+    def seconds(self, shape: DraftShape, tokens: float, match: float, sequences: int, context: int) -> float:
+        """A step of `sequences` with `context` tokens each that yields `tokens` of each, a share `match` of which have drafts."""
         settings: Any = self.model.config[0]
-        timer, spent = PassTimer(self.model.target), Spent()
-        new = shape.nodes + 1
-        total = sequences * new
-        gpu_s = timer.linear_s(sequences, total, total, prompts=False, spent=spent)
-        attention_s = timer.equal_s(new, timer.cached([context] * sequences), sequences, 0.0, spent)
-        gpu_s += attention_s
-        if not shape.is_chain:
-            pairs, kept = float(sequences * new * new), sequences * (tokens - 1.0)
-            moving_s = settings.tree_step_s + settings.tree_mask_s * pairs + settings.tree_move_s * kept
-            gpu_s += float(settings.tree_attention * attention_s + moving_s)
         host_s = float(settings.host_step_s + settings.host_per_sequence_s * sequences)
-        host_s += timer.extra_host_s(sequences, total, prompts=False)
-        if shape.nodes:
-            host_s += float(settings.host_speculative_round_s)
-        if settings.drafter == state.NGRAM_DRAFTER:
+        gpu_s = 0.0
+        shares = verified_by(sequences, match, bool(settings.padded)) if shape.nodes else {0: 1.0}
+        for matched, share in shares.items():
+            verify_s, launch_s = self._verify_s(settings, shape, matched, sequences, context)
+            gpu_s += share * verify_s
+            host_s += share * (launch_s + (float(settings.host_speculative_round_s) if matched else 0.0))
+        if not shape.is_chain:
+            gpu_s += float(settings.tree_step_s + settings.tree_move_s * sequences * (tokens - 1.0))
+        if settings.drafter == state.NGRAM_DRAFTER and shape.nodes:
             host_s += float(settings.host_ngram_per_sequence_s * sequences)
         if settings.drafter == state.MODEL_DRAFTER:
             gpu_s += waited_draft_s(
@@ -55,6 +50,24 @@ class _Pricer:
             )
         hidden_s = float(settings.host_hidden_step_s + settings.host_hidden_per_sequence_s * sequences)
         return host_s + (max(gpu_s, hidden_s) if settings.overlap else gpu_s + hidden_s)
+
+    def _verify_s(
+        self, settings: Any, shape: DraftShape, matched: int, sequences: int, context: int
+    ) -> tuple[float, float]:
+        """The target's pass in which `matched` of the sequences have the shape's drafts, and what waits for its launches, s."""
+        timer, spent = PassTimer(self.model.target), Spent()
+        new, alone = shape.nodes + 1, sequences - matched
+        total = matched * new + alone
+        seconds = timer.linear_s(sequences, total, total, prompts=False, spent=spent)
+        if matched == 0 or alone == 0:
+            width = new if matched else 1
+            seconds += timer.equal_s(width, timer.cached([context] * sequences), sequences, 0.0, spent)
+        else:
+            seconds += timer.grouped_s([(matched, (new, context)), (alone, (1, context))], spent)
+        if matched and not shape.is_chain:
+            masked_s = timer.equal_s(new, timer.cached([context] * matched), matched, 0.0, spent)
+            seconds += float(settings.tree_attention * masked_s + settings.tree_mask_s * matched * new * new)
+        return seconds, timer.extra_host_s(sequences, total, prompts=False)
 
     def _draft_s(self, settings: Any, shape: DraftShape, tokens: float, sequences: int, context: int) -> float:
         if not shape.nodes and not (settings.draft_keeps_up and settings.draft_reads):
@@ -80,7 +93,7 @@ class _Pricer:
 def goodput_plan(model: StepModel, drafts: Drafts, longest_tokens: int) -> DraftPlan:
     """The best of the drafts' shapes by batch and context up to `longest_tokens`; of equals the one with fewer drafts."""
     settings = model.config[0]
-    shapes, tokens = drafts.plan.shapes, drafts.tokens()
+    shapes, tokens, match = drafts.plan.shapes, drafts.tokens(), drafts.match_shares()
     batches = _grid(1, int(settings.max_sequences))
     contexts = [0, *_grid(128, max(128, longest_tokens))]
     pricer = _Pricer(model)
@@ -88,7 +101,10 @@ def goodput_plan(model: StepModel, drafts: Drafts, longest_tokens: int) -> Draft
 
     def best(sequences: int, context: int) -> int:
         room = [i for i in fits if sequences * (shapes[i].nodes + 1) <= settings.max_batched_tokens] or [0]
-        rate = {i: tokens[i] / pricer.seconds(shapes[i], float(tokens[i]), sequences, context) for i in room}
+        rate = {
+            i: tokens[i] / pricer.seconds(shapes[i], float(tokens[i]), float(match[i]), sequences, context)
+            for i in room
+        }
         return max(room, key=lambda i: (rate[i], -shapes[i].nodes))
 
     choice = [[best(batch, _middle(contexts, j)) for j in range(len(contexts))] for batch in batches]

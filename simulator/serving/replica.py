@@ -17,7 +17,7 @@ from simulator.serving.compiled import compiled, compiled_apart
 from simulator.serving.drafting import add_cached, draft_after, draft_before, tree_extra, waited_s
 from simulator.serving.kv_cache import blocks_for, give_back
 from simulator.serving.line import join, next_cancelled, next_overdue, next_ready_s
-from simulator.serving.luck import accepted_drafts, learn
+from simulator.serving.luck import accepted_drafts, learn, shape_for
 from simulator.serving.passes import (
     add_load,
     attention_alike,
@@ -251,6 +251,16 @@ def widest_round(config: Any, plan: Any, replica: Any, slots: Any) -> int:
 
 
 @compiled
+def looks_up(plan: Any, replica: Any, slots: Any) -> bool:
+    """Whether the step's shape, which is that of all who decode, has drafts that somebody has to find."""
+    for i in range(replica.running):
+        slot = slots[i]
+        if slot.step_tokens > 0 and slot.computed_tokens >= slot.goal_tokens:
+            return bool(plan.shapes[slot.shape, NODES] > 0)
+    return bool(plan.shapes[shape_for(plan, 0, 0), NODES] > 0)
+
+
+@compiled
 def has_tree(config: Any, plan: Any, slot: Any) -> bool:
     """Whether a sequence verifies a tree in this step."""
     if slot.step_tokens <= 1 or config.policy != BY_TABLE or slot.computed_tokens < slot.goal_tokens:
@@ -354,7 +364,7 @@ def step(
     host_s += target.extra_host_s[mode, part(tokens, micro_batches(target, sequences))]
     if config.drafter != NO_DRAFTER and rounds > 0:
         host_s += config.host_speculative_round_s
-    if config.drafter == NGRAM_DRAFTER:
+    if config.drafter == NGRAM_DRAFTER and looks_up(plan, replica, slots):
         host_s += config.host_ngram_per_sequence_s * (decoding if config.draft_first == 1 else sequences)
     draft_s = 0.0
     if config.drafter == MODEL_DRAFTER:

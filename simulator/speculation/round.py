@@ -152,7 +152,7 @@ def round_cost(
     depth, nodes = shape.depth, shape.nodes
     tau = acceptance.live_tokens(depth) if acceptance and depth else 1.0
     match = acceptance.match_share(depth) if acceptance and depth else 1.0
-    full = _verified(sequences, match, engine.settings.verify == "padded")
+    full = verified_by(sequences, match, engine.settings.verify == "padded")
     verify_s = sum(
         weight * _verify_s(target, sequences, matched, context_tokens, nodes) for matched, weight in full.items()
     )
@@ -179,7 +179,7 @@ def round_cost(
     return RoundCost(sequences, depth, verify_s, waited_s, host_s, tau, nodes * match, draft_s, inputs)
 
 
-def _verified(sequences: int, match: float, padded: bool) -> dict[int, float]:
+def verified_by(sequences: int, match: float, padded: bool) -> dict[int, float]:
     """How many sequences verify all nodes and the others one token, with the share of rounds in which it is so.
 
     Ragged: those with a match. A mean between two whole numbers of matches is their mixture, so that a batch of 1 with a match in

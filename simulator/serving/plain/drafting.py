@@ -69,7 +69,7 @@ class Drafter:
         """It drafts for this very round, and reads the step's prompts in its first pass.
 
         That pass takes two tokens of every sequence: the last one in the cache, which was this drafter's own deepest draft
-        and never went through it if all were accepted, and the one after it.
+        and never went through it if all were accepted, and the one after it; and its lag, but no more than there are.
         """
         decoding = [s for s in batch if not s.inside_prompt]
         shape = decoding[0].shape if decoding else self.luck.shape_for([])
@@ -89,7 +89,8 @@ class Drafter:
                     sequence.lag_tokens += sequence.step_tokens
             elif sequence.drafts > 0:
                 if reads:
-                    work.append((2 + lag_tokens, sequence.computed_tokens - 1 - lag_tokens))
+                    context = max(0, sequence.computed_tokens - 1 - lag_tokens)
+                    work.append((sequence.computed_tokens + 1 - context, context))
                     sequence.lag_tokens = 0
                 else:
                     work.append((1, sequence.computed_tokens))

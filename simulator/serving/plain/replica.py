@@ -289,7 +289,7 @@ class Replica:
         host_s += self.timer.extra_host_s(len(batch), tokens, prompts=prompts)
         if settings.drafter != state.NO_DRAFTER and rounds > 0:
             host_s += settings.host_speculative_round_s
-        if settings.drafter == state.NGRAM_DRAFTER:
+        if settings.drafter == state.NGRAM_DRAFTER and self._looks_up(decoding):
             host_s += settings.host_ngram_per_sequence_s * (len(decoding) if settings.draft_first else len(batch))
         draft_s = 0.0
         if settings.drafter == state.MODEL_DRAFTER:
@@ -307,6 +307,11 @@ class Replica:
         counters.host_s += seconds - gpu_s
         counters.swap_s += swap_s
         return seconds
+
+    def _looks_up(self, decoding: list[Sequence]) -> bool:
+        """Whether the step's shape has drafts that somebody has to find."""
+        shape = decoding[0].shape if decoding else self.luck.shape_for([])
+        return bool(self.luck.model.plan.shapes[shape, state.NODES] > 0)
 
     def _has_tree(self, sequence: Sequence) -> bool:
         nodes, depth = self.luck.model.plan.shapes[sequence.shape, [state.NODES, state.DEPTH]]

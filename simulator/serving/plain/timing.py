@@ -103,11 +103,22 @@ class PassTimer:
 
     def exact_s(self, batch: Sequence[Work], spent: Spent) -> float:
         """Seconds of all layers' attention kernels for any batch."""
+        return self._summed_s([Kernels(batch, kind.window_tokens) for kind in self.tables.kinds], len(batch), spent)
+
+    def grouped_s(self, groups: Sequence[tuple[int, Work]], spent: Spent) -> float:
+        """As `exact_s`, for so many sequences of each kind of work."""
+        sums = [Kernels([], kind.window_tokens) for kind in self.tables.kinds]
+        for kind, kernels in zip(self.tables.kinds, sums, strict=True):
+            for sequences, work in groups:
+                for name, one in vars(Kernels([work], kind.window_tokens)).items():
+                    setattr(kernels, name, getattr(kernels, name) + sequences * one)
+        return self._summed_s(sums, sum(sequences for sequences, _ in groups), spent)
+
+    def _summed_s(self, sums: Sequence[Kernels], sequences: int, spent: Spent) -> float:
         seconds = 0.0
-        parts = float(self.micro_batches(len(batch)))
+        parts = float(self.micro_batches(sequences))
         share = 1.0 / self.tables.pipeline
-        for kind in self.tables.kinds:
-            kernels = Kernels(batch, kind.window_tokens)
+        for kind, kernels in zip(self.tables.kinds, sums, strict=True):
             seconds += kind.layers * self._one_layer_s(kind, kernels, parts)
             kv_tokens = kernels.kv_tokens + kernels.prompt_kv_tokens
             flop = kernels.pairs * kind.decode_flop_per_pair + kernels.prompt_pairs * kind.prefill_flop_per_pair
