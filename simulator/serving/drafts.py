@@ -13,7 +13,7 @@ from simulator.scenario import Scenario
 from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
 from simulator.speculation.drafters import Drafter
 from simulator.speculation.policies import DraftPlan, PolicyConfig, always, by_table, off_above
-from simulator.speculation.shape import PLAIN, DraftShape
+from simulator.speculation.shape import PLAIN, DraftShape, chain
 from simulator.speculation.tree_config import TreeConfig
 from simulator.speculation.tree_law import TreeAcceptance, TreeYield
 from simulator.speculation.tree_size import passes_of
@@ -110,7 +110,6 @@ def drafts_of(scenario: Scenario, drafter: Drafter, law: Acceptance) -> Drafts:
         choice = [[place[gamma] for gamma in row] for row in policy.table.gamma]
         plan = by_table(shapes, policy.table.batches, policy.table.contexts, choice)
     elif policy.kind == "goodput":
-        plan = always(drafter.shape(asked.gamma))
         plan = by_table([PLAIN, *(drafter.shape(g) for g in range(1, asked.gamma + 1))], [1], [0], [[asked.gamma]])
     elif policy.off_above is not None:
         plan = off_above(drafter.shape(asked.gamma), policy.off_above)
@@ -137,6 +136,8 @@ def _tree_drafts(scenario: Scenario, tree: TreeConfig, drafter: Drafter, law: Ac
         raise InputError("tree.depth", deepest, rule)
     shapes: list[DraftShape] = [PLAIN, *(one.shape for one in found)]
     trees: Sequence[TreeYield | None] = [None, *(one.law.through for one in found)]
+    if policy.kind == "oracle":
+        shapes[1] = chain(shapes[1].depth, shapes[1].passes)  # who knows the path drafts nothing beside it
     if policy.off_above is not None:
         plan = off_above(shapes[1], policy.off_above)
     else:
