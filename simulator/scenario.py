@@ -147,8 +147,14 @@ def _engines_own(data: dict[str, Any], where: str) -> dict[str, Any]:
         return data
     if len(named) > 1:
         raise InputError("speculation", ", ".join(named), "name one engine's configuration", where=where)
-    read = readers[named[0]](own.pop(named[0]), data.get("model"))
-    engine = dict(data.get("engine") or {})
+    theirs, engine = own.pop(named[0]), data.get("engine") or {}
+    if not isinstance(theirs, str | (list if named[0] == "sglang" else dict)):
+        rule = "be its flags, as text or as a list" if named[0] == "sglang" else "be a mapping or JSON text"
+        raise InputError(f"speculation.{named[0]}", theirs, rule, where=where)
+    if not isinstance(engine, dict):
+        return {**data, "speculation": own}  # which is refused for its engine
+    read = readers[named[0]](theirs, data.get("model"))
+    engine = dict(engine)
     for name, value in read.settings.items():
         engine.setdefault(name.removeprefix("engine."), value)
     return {**data, "speculation": {**read.speculation, **own}, **({"engine": engine} if engine else {})}

@@ -81,6 +81,8 @@ class PolicyConfig(Record):
     def _short(cls, data: Any) -> Any:
         if isinstance(data, str):
             return {"kind": data}
+        if not isinstance(data, dict | PolicyConfig):
+            raise InputError("policy", data, "be a name, {off_above: N} or {table: {batches, gamma}}")
         if isinstance(data, dict) and "kind" not in data:
             named = [
                 kind for kind, field in (("off-above", "off_above"), ("table", "table")) if data.get(field) is not None
