@@ -118,7 +118,10 @@ def models(draw, n):
         }
         chosen |= {"host_draft_pass_s": 0.125, "host_speculative_round_s": 0.375, "host_ngram_per_sequence_s": 0.03125}
         if passes:
-            chosen["draft"] = rig.tables(0.25, 0.001, decode_rates=RATES, prefill_rates=RATES)
+            whole = rig.tables(0.25, 0.001, decode_rates=RATES, prefill_rates=RATES)
+            at_once = draw(st.sampled_from([7, rig.MOST_TOKENS]))  # more is read in pieces
+            chosen["draft"] = replace(whole, linear=np.ascontiguousarray(whole.linear[:, :, : at_once + 1]))
+            chosen["intake"] = draw(st.sampled_from([None, [0.03 * tokens for tokens in range(10)]]))
             chosen |= {
                 "draft_reads": draw(st.sampled_from([1, 1, 0])),
                 "draft_keeps_up": draw(st.integers(0, 1)),

@@ -116,11 +116,13 @@ def step_model(
     states=None,
     renewal=(0.0,),
     recorded=None,
+    intake=None,
     **settings,
 ) -> model.StepModel:
     """A model of `n` requests: γ drafts, or those of a `plan` (all its shapes with the rates from column 0 on, unless `columns` says
     otherwise), conditional acceptance `rates` (one row, or one per request), maybe in `states` of a stretch, which is a list of (share, factor
-    on the rates, whether anything is proposed), with a `renewal` probability in each, or `recorded` rounds of (drafted, accepted) per request."""
+    on the rates, whether anything is proposed), with a `renewal` probability in each, or `recorded` rounds of (drafted, accepted) per request. `intake`: seconds by tokens that are new
+    to the drafter."""
     row = config(**settings)
     plan = plan or always(chain(gamma, gamma if draft else 0))
     gamma = plan.most_nodes
@@ -143,6 +145,9 @@ def step_model(
         rounds = state.records(state.RECORDED, sum(map(len, recorded)))
         rounds["drafted"], rounds["accepted"] = np.array([r for rows in recorded for r in rows]).T
         more = {"first_round": np.cumsum([0, *map(len, recorded)]), "rounds": rounds}
+    if intake is not None:
+        seconds = np.asarray(intake, float)
+        more["draft_intake"] = np.stack([seconds, np.zeros_like(seconds), np.arange(len(seconds), dtype=float)])
     return model.StepModel(
         row, target, draft or target, model.plan_tables(plan, columns), acceptance, np.arange(n, dtype=np.int64) % rows,
         stretch_bounds=np.cumsum(shares), stretch_renewal=np.broadcast_to(np.array(renewal, float), len(shares)).copy(),
