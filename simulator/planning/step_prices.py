@@ -182,7 +182,8 @@ class StepPrices:
         host_s = engine.host_step_s + engine.host_per_sequence_s * (sequences + chunks)
         host_s = host_s + self.target.extra_host_s[mode, tokens]
         if shape.nodes:
-            host_s = host_s + engine.host_speculative_round_s
+            somebody = 1.0 - (1.0 - self.drafting.match_share) ** sequences  # has drafts
+            host_s = host_s + engine.host_speculative_round_s * somebody
             apart = self.deployment.drafter.exposed_share if self.deployment.drafter else 1.0
             if self.drafts:
                 draft_s = self._draft_s(sequences, chunks, chunk_tokens, chunks_per_prompt)

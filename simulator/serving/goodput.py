@@ -39,7 +39,9 @@ class _Pricer:
         for matched, share in shares.items():
             verify_s, launch_s = self._verify_s(settings, shape, matched, sequences, context)
             gpu_s += share * verify_s
-            host_s += share * (launch_s + (float(settings.host_speculative_round_s) if matched else 0.0))
+            host_s += share * launch_s
+        if shape.nodes:
+            host_s += float(settings.host_speculative_round_s) * (1.0 - (1.0 - match) ** sequences)
         if not shape.is_chain:
             gpu_s += float(settings.tree_step_s + settings.tree_move_s * sequences * (tokens - 1.0))
         if settings.drafter == state.NGRAM_DRAFTER and shape.nodes:

@@ -144,7 +144,7 @@ def round_cost(
     Verification passes B·(nodes + 1) tokens through the target, of a tree with a mask (`tree_extra_s`). The first pass of a drafter with a KV cache of its own takes
     the τ tokens that the last round left behind, further ones `shape.pass_tokens` of each sequence (DESIGN §4). Without `draft`
     the drafts are looked up: only the share of sequences with a match is verified at full length. `acceptance` is a law of
-    accepted drafts by depth, of a chain or of the tree whose shape is given. On GPUs of its own the drafter works ahead, see
+    accepted drafts by depth, of a chain or of the tree whose shape is given. The host's work for a round is done where anybody has drafts. On GPUs of its own the drafter works ahead, see
     `waited_draft_s`.
     """
     if shape is None:
@@ -172,6 +172,8 @@ def round_cost(
     host_s = engine.host_s(
         sequences, speculating=nodes > 0, ngram=nodes > 0 and draft is None, gpu_s=verify_s + waited_s,
     )  # fmt: skip
+    if nodes:
+        host_s -= engine.host_speculative_round_s * (1.0 - match) ** sequences  # nobody has drafts
     host_s += verify_gap_s + apart * (passes * engine.host_draft_pass_s + gap_s)
     gpus = target.gpus + (drafter.draft_gpus if drafter else 0)
     share = sum(matched * weight for matched, weight in full.items()) / sequences
