@@ -200,7 +200,11 @@ class Pool:
                 [m.target for m in models], [np.zeros((3, 2))] * len(models), sequences, longest, new_tokens
             ),
             drafts=_stacked(
-                [m.draft for m in models], [m.draft_intake for m in models], sequences, longest, new_tokens
+                [m.draft for m in models],
+                [m.draft_intake for m in models],
+                sequences,
+                longest,
+                DECODE_QUERY_LIMIT,  # what a drafter has missed comes on top of a round
             ),
             plans=_plans([m.plan for m in models]),
             luck=Luck(
