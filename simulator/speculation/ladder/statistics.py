@@ -5,11 +5,12 @@ All are functions of sums by request, so that requests can be drawn again (a boo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulator.speculation.ladder.rounds import FloatArray, IntArray, Rounds
 
@@ -41,34 +42,56 @@ class Sums:
     @classmethod
     def of(cls, rounds: Rounds, gamma: int) -> Sums:
         """The sums of `rounds`, drafts counted up to `gamma`."""
-        start = rounds.first[:-1]
-
-        def by_request(values: NDArray[np.generic]) -> FloatArray:
-            return np.asarray(np.add.reduceat(values.astype(np.float64), start, axis=0))
-
-        t = rounds.tokens.astype(np.float64)
-        beside = ~rounds.is_last
-        following = np.append(t[1:], 0.0)
-        with_draft = rounds.drafted > 0
-        with_next = np.append(with_draft[1:], False)
-        depth = np.arange(1, gamma + 1)
-        kept = t[:, None] > depth
-        refused = (t[:, None] == depth) & (rounds.drafted[:, None] >= depth) & beside[:, None]
-        both = beside & with_draft & with_next
+        size = len(rounds)
+        tokens, squares = np.zeros(size), np.zeros(size)
+        pairs, proposed = np.zeros((size, 4)), np.zeros((size, 4))
+        kept, refused = np.zeros((size, gamma)), np.zeros((size, gamma))
+        _compiled()(rounds.tokens, rounds.drafted, rounds.first, gamma, tokens, squares, pairs, kept, refused, proposed)
         return cls(
-            steps=rounds.steps.astype(np.float64),
-            tokens=by_request(t),
-            squares=by_request(t * t),
-            pairs=by_request(np.stack([beside, t * beside, following * beside, t * following * beside], axis=1)),
-            blocks=_blocks(rounds),
-            kept=by_request(kept),
-            refused=by_request(refused),
-            proposed=by_request(np.stack([with_draft, both, beside & with_draft, beside & with_next], axis=1)),
-        )
+            steps=rounds.steps.astype(np.float64), tokens=tokens, squares=squares, pairs=pairs, blocks=_blocks(rounds),
+            kept=kept, refused=refused, proposed=proposed,
+        )  # fmt: skip
 
     def drawn(self, requests: IntArray) -> Sums:
         """Those of these requests."""
         return Sums(**{name: getattr(self, name)[requests] for name in self.__dataclass_fields__})
+
+
+@cache
+def _compiled() -> Callable[..., None]:
+    # A fit takes thousands of such sums. In whole arrays [rounds, γ] they would be most of its time.
+    import numba
+
+    def add(
+        t: Any, drafts: Any, first: Any, gamma: int, tokens: Any, squares: Any, pairs: Any, kept: Any, refused: Any, proposed: Any
+    ) -> None:  # fmt: skip
+        for request in range(len(first) - 1):
+            last = first[request + 1] - 1
+            for n in range(first[request], last + 1):
+                tokens[request] += t[n]
+                squares[request] += t[n] * t[n]
+                for depth in range(min(t[n] - 1, gamma)):
+                    kept[request, depth] += 1
+                if drafts[n] > 0:
+                    proposed[request, 0] += 1
+                if n == last:
+                    continue
+                if t[n] <= min(drafts[n], gamma):
+                    refused[request, t[n] - 1] += 1
+                pairs[request, 0] += 1
+                pairs[request, 1] += t[n]
+                pairs[request, 2] += t[n + 1]
+                pairs[request, 3] += t[n] * t[n + 1]
+                if drafts[n] > 0 and drafts[n + 1] > 0:
+                    proposed[request, 1] += 1
+                if drafts[n] > 0:
+                    proposed[request, 2] += 1
+                if drafts[n + 1] > 0:
+                    proposed[request, 3] += 1
+
+    compiled: Any = numba.njit
+    kernel: Callable[..., None] = compiled(add)
+    return kernel
 
 
 def _blocks(rounds: Rounds) -> FloatArray:
