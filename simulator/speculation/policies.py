@@ -6,7 +6,9 @@
     goodput       the table that gives most tokens per second by the cost model, at the mean acceptance of a live batch
     per-request   each sequence by its own past: 2 more after a round whose drafts were all accepted, 1 fewer after any
                   other, between 1 and γ (the "heuristic" schedule of Hugging Face's assisted generation)
-    oracle        each sequence drafts and verifies just the tokens that will be accepted: what no policy can beat at this γ
+    oracle        each sequence drafts and verifies just the tokens that will be accepted, up to γ: fewest rounds, and no token
+                  wasted. All the same it waits for the passes of whoever drafts deepest; where those are slow a smaller γ is
+                  faster, and the best of all γ, none included, is the bound
 
 Nothing drafted is not nothing done: a drafter with a KV cache of its own has to read later what it missed (`DraftPlan`).
 """
