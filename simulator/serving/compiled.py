@@ -158,7 +158,9 @@ def is_cold() -> bool:
 
 @cache
 def _cache_folder() -> Path:
-    digest = hashlib.sha256(b"".join((_PACKAGE / source).read_bytes() for source in _SOURCES)).hexdigest()[:16]
+    sources = b"".join((_PACKAGE / source).read_bytes() for source in _SOURCES)
+    checks = os.environ.get("NUMBA_BOUNDSCHECK", "")  # what was compiled without checks must not pass for checked
+    digest = hashlib.sha256(sources + checks.encode()).hexdigest()[:16]
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memwall"
     for parent in (_PACKAGE / "__pycache__", user):
         folder = parent / f"numba-{digest}"
