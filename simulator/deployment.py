@@ -10,6 +10,7 @@ import numpy as np
 from simulator.architecture import Decoder, load_decoder
 from simulator.cost.forward import FastTables, ForwardCost
 from simulator.cost.graphs import GraphCapture
+from simulator.cost.tables import SECONDS
 from simulator.engine import Engine
 from simulator.engine_choice import EngineChoice
 from simulator.errors import InputError
@@ -85,8 +86,12 @@ class Deployment:
 
 
 def _waits(tables: FastTables) -> FastTables:
-    """`tables` with what the GPU waits for launches: they run ahead of it, so only what outlasts its matrix kernels."""
-    return replace(tables, extra_host_s=np.maximum(0.0, tables.extra_host_s - tables.linear[:, 0]))
+    """`tables` with what the GPU waits for launches: they run ahead of it, so only what outlasts its matrix kernels. Without
+    prompts every token has logits, so that the LM head is among them; beside prompts few have."""
+    matrices_s = tables.linear[:, SECONDS].copy()
+    rows = min(matrices_s.shape[1], tables.head.shape[1])
+    matrices_s[0, :rows] += tables.head[SECONDS, :rows]
+    return replace(tables, extra_host_s=np.maximum(0.0, tables.extra_host_s - matrices_s))
 
 
 def deploy(

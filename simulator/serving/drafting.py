@@ -19,6 +19,7 @@ from simulator.serving.passes import (
     attention_step,
     has_window,
     intake_step,
+    launches_s,
     linear_step,
 )
 from simulator.serving.state import DEPTH, PASSES
@@ -232,6 +233,7 @@ def passes_s(
     seconds = 0.0
     if tokens > 0:
         seconds += linear_step(draft, mode, sequences, tokens, drafting, replica)
+        seconds += launches_s(config, draft, mode, sequences, tokens)
         seconds += intake_step(draft, tokens, replica)
         if width > 0 and not has_window(draft.kinds):
             seconds += attention_alike(draft, sequences, width, cached, 0.0, counts, replica)
@@ -253,6 +255,7 @@ def passes_s(
             cached[k] -= level_cached[i, k]
         each = plan.pass_tokens[shape, i]
         seconds += linear_step(draft, 0, here, here * each, here * each, replica)
+        seconds += launches_s(config, draft, 0, here, here * each)
         # Each pass sees the drafts of those before it (a full window stays as long).
         seconds += attention_equal(draft, here, each, cached, float(drafted * here), loads, counts, replica)
         drafted += each

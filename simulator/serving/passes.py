@@ -185,6 +185,17 @@ def intake_step(tables: Any, tokens: int, replica: Any) -> float:
 
 
 @compiled
+def launches_s(config: Any, tables: Any, mode: int, sequences: int, tokens: int) -> float:
+    """Seconds that a pass of the drafter waits for its launches because no captured graph covers it."""
+    extra_host_s = tables.extra_host_s[mode]
+    at_once = tables.pipeline[1]
+    waits_s = extra_host_s[min(tokens, at_once)]
+    if config.graphs_of_sequences == 1:  # the more tokens, the less is left to wait for
+        waits_s = min(waits_s, extra_host_s[min(sequences, at_once)])
+    return float(waits_s)
+
+
+@compiled
 def attention_equal(
     tables: Any, sequences: int, new_tokens: int, cached: Any, ahead: float, loads: Any, counts: Any, replica: Any
 ) -> float:

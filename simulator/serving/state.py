@@ -141,6 +141,7 @@ CONFIG = np.dtype(
         ("draft_share", "f8"),  # of the drafter's time that is waited for; below 1 where it has GPUs of its own
         ("draft_first", "i8"),  # 1 when a round makes its own drafts, 0 when the step before did
         ("draft_padded", "i8"),  # 1 when after a round the drafter reads 1 + depth tokens of all, whatever was accepted
+        ("graphs_of_sequences", "i8"),  # 1 when captured graphs count the sequences of a pass, 0 when its tokens
         ("padded", "i8"),  # 1 when all that decode are charged the widest round as soon as one has drafts
         ("overlap", "i8"),  # 1 when host work runs beside the step before
         ("replays", "i8"),  # 1 when rounds go as recorded, not by draw

@@ -28,6 +28,7 @@ from simulator.serving.passes import (
     attention_step,
     has_window,
     intake_step,
+    launches_s,
     linear_step,
     micro_batches,
     part,
@@ -331,6 +332,7 @@ def run_rounds(
         lags = not drafts and config.draft_keeps_up == 0
         if drafting > 0 and not lags:
             draft_s = linear_step(draft, 0, drafting, new, drafting if drafts else 0, replica)
+            draft_s += launches_s(config, draft, 0, drafting, new)
             draft_s += intake_step(draft, new, replica)
             if config.draft_padded == 1 and depth + 1 <= DECODE_QUERY_LIMIT:
                 draft_cached[:] = read_on
@@ -351,6 +353,7 @@ def run_rounds(
                 for p in range(1, made):
                     each = plan.pass_tokens[following, p]
                     draft_s += linear_step(draft, 0, drafting, drafting * each, drafting * each, replica)
+                    draft_s += launches_s(config, draft, 0, drafting, drafting * each)
                     draft_s += attention_equal(
                         draft, drafting, each, draft_cached, float(ahead * drafting), draft_loads, counts, replica
                     )

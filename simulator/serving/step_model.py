@@ -83,6 +83,7 @@ def step_model(
     row.draft_padded = int(settings.draft_batch == "padded")
     row.padded = int(settings.verify == "padded")
     row.overlap = int(settings.overlap)
+    row.graphs_of_sequences = int(settings.graph_sizes_of == "sequences")
     row.match_probability = row.draft_share = 1.0
     # Padding is charged beyond the token budget, and a pass of the drafter may be wider than a step.
     most = settings.max_batched_tokens

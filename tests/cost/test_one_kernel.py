@@ -25,7 +25,7 @@ def looped_tables(tables: FastTables) -> passes.Tables:
     rates = np.array([tuple(tables.decode_rates), tuple(tables.prefill_rates)], dtype=pool.RATES)
     return passes.Tables(
         tables.linear, tables.head, tables.extra_host_s, np.array([tuple(k) for k in tables.kinds]),
-        rates.view(np.recarray), np.zeros((1, 1, 1)), np.array([tables.pipeline]),
+        rates.view(np.recarray), np.zeros((1, 1, 1)), np.array([tables.pipeline, 0, 0]), np.zeros((3, 1)),
     )  # fmt: skip
 
 

@@ -120,7 +120,15 @@ def models(draw, n):
         if passes:
             whole = rig.tables(0.25, 0.001, decode_rates=RATES, prefill_rates=RATES)
             at_once = draw(st.sampled_from([7, rig.MOST_TOKENS]))  # more is read in pieces
-            chosen["draft"] = replace(whole, linear=np.ascontiguousarray(whole.linear[:, :, : at_once + 1]))
+            largest = np.array([[draw(st.sampled_from([2, 6, rig.MOST_TOKENS]))], [0]])  # tokens that have a graph
+            tokens = np.arange(rig.MOST_TOKENS + 1)
+            launches_s = np.where(tokens > largest, np.maximum(0.0, 0.5 - 0.03 * tokens), 0.0)
+            chosen["draft"] = replace(
+                whole,
+                linear=np.ascontiguousarray(whole.linear[:, :, : at_once + 1]),
+                extra_host_s=draw(st.sampled_from([0.0, 1.0])) * launches_s[:, : at_once + 1],
+            )
+            chosen["graphs_of_sequences"] = draw(st.integers(0, 1))
             chosen["intake"] = draw(st.sampled_from([None, [0.03 * tokens for tokens in range(10)]]))
             chosen |= {
                 "draft_reads": draw(st.sampled_from([1, 1, 0])),

@@ -131,6 +131,7 @@ class Drafter:
             each = int(self.plan.pass_tokens[shape, i])
             tokens = len(here) * each
             seconds += self.timer.linear_s(len(here), tokens, tokens, prompts=False, spent=spent)
+            seconds += self._launches_s(len(here), tokens, prompts=False)
             # Each pass sees the drafts of those before it (a full window stays as long).
             ahead = float(drafted * len(here))
             seconds += self.timer.equal_s(each, self.timer.cached(here), len(here), ahead, spent)
@@ -140,6 +141,7 @@ class Drafter:
     def _first_pass_s(self, work: List[Work], rows: int, *, prompts: bool, spent: Spent) -> float:
         tokens = sum(new for new, _ in work)
         seconds = self.timer.linear_s(len(work), tokens, rows, prompts=prompts, spent=spent)
+        seconds += self._launches_s(len(work), tokens, prompts=prompts)
         seconds += self.timer.intake_s(self.intake, tokens, spent)
         new = work[0][0]
         alike = all(other == new for other, _ in work) and not self.timer.has_window
@@ -148,3 +150,7 @@ class Drafter:
             contexts = self.timer.cached([context for _, context in work])
             return seconds + self.timer.alike_s(new, contexts, len(work), 0.0, spent)
         return seconds + self.timer.exact_s(work, spent)
+
+    def _launches_s(self, sequences: int, tokens: int, *, prompts: bool) -> float:
+        of_sequences = bool(self.settings.graphs_of_sequences)
+        return self.timer.launches_s(sequences, tokens, prompts=prompts, of_sequences=of_sequences)

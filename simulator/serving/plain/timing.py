@@ -93,6 +93,13 @@ class PassTimer:
         """Launch gaps of a step that no captured graph covers, s."""
         return float(self.tables.extra_host_s[int(prompts), -(-tokens // self.micro_batches(sequences))])
 
+    def launches_s(self, sequences: int, tokens: int, *, prompts: bool, of_sequences: bool) -> float:
+        """What a drafter's pass waits for its launches; `of_sequences`: captured graphs count sequences, not tokens. s."""
+        extra_host_s = self.tables.extra_host_s[int(prompts)]
+        most = self.tables.linear.shape[-1] - 1
+        waits_s = float(extra_host_s[min(tokens, most)])
+        return min(waits_s, float(extra_host_s[min(sequences, most)])) if of_sequences else waits_s
+
     def attention_s(self, batch: Sequence[Work], *, prompts: bool, spent: Spent) -> float:
         """Seconds of attention in a pass of the target: interpolated where every sequence has the same few new tokens."""
         first = batch[0][0]
