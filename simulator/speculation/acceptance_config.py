@@ -138,6 +138,8 @@ class AcceptanceConfig(Record):
     """How the luck of a request goes with the length of its answer; left out, they are independent."""
     source: str = ""
     """Where the numbers come from."""
+    dataset: str = ""
+    """The text that they were measured on, and how it was decoded: rates of different texts do not compare."""
 
     @model_validator(mode="before")
     @classmethod
