@@ -23,6 +23,7 @@ from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.round import waited_draft_s
 from simulator.speculation.shape import PLAIN, DraftShape
+from simulator.speculation.tree_cost import MASKED_ATTENTION, tree_moves_s
 
 
 @dataclass(frozen=True)
@@ -177,30 +178,48 @@ class StepPrices:
         verify_s = verify_s + self._attention(
             "target", sequences, self.verified, work.context_tokens, chunks, chunk_tokens, chunks_per_prompt
         )
-        verify_s = np.where(tokens > 0, verify_s, 0.0)
-        draft_s = np.zeros_like(verify_s)
+        verify_s = np.where(tokens > 0, verify_s + self._tree_s(sequences, pipeline), 0.0)
+        draft_s = waited_s = np.zeros_like(verify_s)
         host_s = engine.host_step_s + engine.host_per_sequence_s * (sequences + chunks)
         host_s = host_s + self.target.extra_host_s[mode, tokens]
         if shape.nodes:
             somebody = 1.0 - (1.0 - self.drafting.match_share) ** sequences  # has drafts
             host_s = host_s + engine.host_speculative_round_s * somebody
-            apart = self.deployment.drafter.exposed_share if self.deployment.drafter else 1.0
             if self.drafts:
-                draft_s = self._draft_s(sequences, chunks, chunk_tokens, chunks_per_prompt)
-                draft_s = np.array(
-                    [waited_draft_s(d, v, apart) for d, v in zip(draft_s.tolist(), verify_s.tolist(), strict=True)]
-                ) if apart < 1.0 else draft_s  # fmt: skip
-                host_s = host_s + apart * shape.passes * engine.host_draft_pass_s
+                passes_s, launches_s = self._draft_s(sequences, chunks, chunk_tokens, chunks_per_prompt)
+                between_s = launches_s + shape.passes * engine.host_draft_pass_s
+                draft_s = self._waited_s(passes_s, verify_s)
+                waited_s = self._waited_s(passes_s + between_s, verify_s)
             elif self.deployment.draft is None:
                 host_s = host_s + engine.host_ngram_per_sequence_s * (sequences + chunks)
         hidden_s = engine.host_hidden_step_s + engine.host_hidden_per_sequence_s * (sequences + chunks)
-        gpu_s = verify_s + draft_s
+        gpu_s = verify_s + waited_s
+        host_s = host_s + (waited_s - draft_s)
         return Parts(verify_s, draft_s, host_s + np.maximum(0.0, hidden_s - (gpu_s if self.settings.overlap else 0.0)))
+
+    def _tree_s(self, sequences: FloatArray, pipeline: FloatArray) -> FloatArray:
+        """Seconds [points] by which trees make the target's pass longer than chains of as many drafts, as `tree_extra_s` has it."""
+        drafting, shape, target = self.drafting, self.drafting.shape, self.deployment.target
+        if shape.is_chain:
+            return np.zeros_like(sequences)
+        trees = sequences * drafting.match_share
+        nobody = np.zeros_like(sequences)
+        attention_s = self._attention("target", trees, shape.nodes + 1.0, self.work.context_tokens, nobody, 0.0, 1)
+        kept = (drafting.tokens_per_round - 1.0) / drafting.match_share if drafting.match_share > 0.0 else 0.0
+        return (MASKED_ATTENTION - 1.0) * attention_s + tree_moves_s(target, shape.nodes, trees / pipeline, kept)
+
+    def _waited_s(self, draft_s: FloatArray, verify_s: FloatArray) -> FloatArray:
+        """What is waited for of `draft_s` beside `verify_s` [points]."""
+        drafter = self.deployment.drafter
+        if drafter is None or drafter.parallel is None:
+            return draft_s
+        pairs = zip(draft_s.tolist(), verify_s.tolist(), strict=True)
+        return np.array([waited_draft_s(d, v, drafter.exposed_share) for d, v in pairs])
 
     def _draft_s(
         self, sequences: FloatArray, chunks: FloatArray, chunk_tokens: float, chunks_per_prompt: int
-    ) -> FloatArray:
-        """Seconds [points] of the drafter's passes in one step."""
+    ) -> tuple[FloatArray, FloatArray]:
+        """Seconds [points] of the drafter's passes in one step, and what they wait for launches."""
         draft, shape, work = self.tables.draft, self.drafting.shape, self.work
         assert draft is not None
         mode = int(chunk_tokens > 0.0)
@@ -218,6 +237,7 @@ class StepPrices:
         tokens = self._index((sequences * read + read_prompt) / pipeline)
         seconds = draft.linear[mode, SECONDS, tokens] + draft.head[SECONDS, self._index(drafting / pipeline)]
         seconds = seconds + self.tables.intake_s[tokens]
+        launches_s = self._launches_s(draft, mode, drafting, tokens)
         before = chunk_tokens if reads else 0.0
         seconds = seconds + self._attention(
             "draft", sequences, read, work.context_tokens, chunks, before, chunks_per_prompt
@@ -229,7 +249,21 @@ class StepPrices:
             one = draft.linear[0, SECONDS, wide] + draft.head[SECONDS, wide]
             one = one + self._attention("draft", drafting, float(width), middle, np.zeros_like(chunks), 0.0, 1)
             seconds = seconds + times * one
-        return np.where(drafting > 0.0, seconds, 0.0)
+            launches_s = launches_s + times * self._launches_s(draft, 0, drafting, wide)
+        return np.where(drafting > 0.0, seconds, 0.0), np.where(drafting > 0.0, launches_s, 0.0)
+
+    def _launches_s(
+        self,
+        draft: FastTables,
+        mode: int,
+        sequences: FloatArray,
+        tokens: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    ) -> FloatArray:
+        """What a pass of the drafter waits for its launches [points], as in `serving.passes.launches_s`."""
+        waits_s = draft.extra_host_s[mode, tokens]
+        if self.settings.graph_sizes_of == "sequences":
+            waits_s = np.minimum(waits_s, draft.extra_host_s[mode, self._index(sequences)])
+        return np.asarray(waits_s)
 
     def _attention(
         self, whose: str, sequences: FloatArray, new_tokens: float, cached: float, chunks: FloatArray, chunk_tokens: float,

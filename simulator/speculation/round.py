@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from simulator.cost.forward import Batch, ForwardCost
 from simulator.cost.tables import SECONDS
 from simulator.engine import Engine
+from simulator.operators import FloatArray
 from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import Drafter
@@ -141,11 +144,12 @@ def round_cost(
 ) -> RoundCost:
     """Cost of a round of `shape` (left out: of `gamma` drafts in a row by `drafter`); a plain decode step where it drafts nothing.
 
-    Verification passes B·(nodes + 1) tokens through the target, of a tree with a mask (`tree_extra_s`). The first pass of a drafter with a KV cache of its own takes
-    the τ tokens that the last round left behind, further ones `shape.pass_tokens` of each sequence (DESIGN §4). Without `draft`
-    the drafts are looked up: only the share of sequences with a match is verified at full length. `acceptance` is a law of
-    accepted drafts by depth, of a chain or of the tree whose shape is given. The host's work for a round is done where anybody has drafts. On GPUs of its own the drafter works ahead, see
-    `waited_draft_s`.
+    Verification passes B·(nodes + 1) tokens through the target, of a tree with a mask (`tree_extra_s`). The first pass of a
+    drafter with a KV cache of its own takes the τ tokens that the last round left behind, further ones `shape.pass_tokens` of
+    each sequence (DESIGN §4). Without `draft` the drafts are looked up: only the share of sequences with a match is verified at
+    full length. `acceptance` is a law of accepted drafts by depth, of a chain or of the tree whose shape is given. The host's
+    work for a round is done where anybody has drafts; passes without a captured graph wait for their launches. On GPUs of its own
+    the drafter works ahead, host time between its passes included (`waited_draft_s`).
     """
     if shape is None:
         shape = drafter.shape(gamma) if drafter else chain(gamma, passes=None if draft else 0)
@@ -153,30 +157,36 @@ def round_cost(
     tau = acceptance.live_tokens(depth) if acceptance and depth else 1.0
     match = acceptance.match_share(depth) if acceptance and depth else 1.0
     full = verified_by(sequences, match, engine.settings.verify == "padded")
-    verify_s = sum(
-        weight * _verify_s(target, sequences, matched, context_tokens, nodes) for matched, weight in full.items()
-    )
-    if nodes:
-        verify_s += tree_extra_s(target, shape, sequences, context_tokens, tau - 1.0)
-    verify_gap_s = engine.launch_gap_s(sequences, nodes + 1, target.decoder.layers, verify_s)
-    passes = shape.passes if draft is not None else 0
-    draft_s = gap_s = 0.0
+    share = sum(matched * weight for matched, weight in full.items()) / sequences
+    verify_s = verify_gap_s = 0.0
+    for matched, weight in full.items():
+        pass_s = _verify_s(target, sequences, matched, context_tokens, nodes)
+        if matched:
+            pass_s += tree_extra_s(target, shape, matched, context_tokens, (tau - 1.0) / share)
+        verify_s += weight * pass_s
+        verify_gap_s += weight * _verify_gap_s(target, engine, sequences, matched, nodes, pass_s)
     read = tau if engine.settings.draft_batch == "ragged" else depth + 1.0
+    if engine.settings.draft == "before":  # the last token in the cache, and the one after it
+        read = 2.0
     if drafter is not None and not drafter.reads_prompts:
         read = 1.0
-    if draft is not None and passes:
-        draft_s = _draft_s(draft, shape, sequences, context_tokens, read)
-        gap_s = passes * engine.launch_gap_s(sequences, 1, draft.decoder.layers, draft_s / passes)
+    draft_s = between_s = 0.0
+    if draft is not None and shape.passes:
+        passes_s = _passes_s(draft, shape, sequences, context_tokens, read)
+        draft_s = float(passes_s.sum())
+        widths, layers = (max(1, round(read)), *shape.pass_tokens[1:]), draft.decoder.layers
+        between_s = shape.passes * engine.host_draft_pass_s + sum(
+            engine.launch_gap_s(sequences, width, layers, s) for width, s in zip(widths, passes_s.tolist(), strict=True)
+        )
     apart = drafter.exposed_share if drafter else 1.0
-    waited_s = waited_draft_s(draft_s, verify_s, apart)
+    waited_s, all_waited_s = (waited_draft_s(s, verify_s, apart) for s in (draft_s, draft_s + between_s))
     host_s = engine.host_s(
-        sequences, speculating=nodes > 0, ngram=nodes > 0 and draft is None, gpu_s=verify_s + waited_s,
+        sequences, speculating=nodes > 0, ngram=nodes > 0 and draft is None, gpu_s=verify_s + all_waited_s,
     )  # fmt: skip
     if nodes:
         host_s -= engine.host_speculative_round_s * (1.0 - match) ** sequences  # nobody has drafts
-    host_s += verify_gap_s + apart * (passes * engine.host_draft_pass_s + gap_s)
+    host_s += verify_gap_s + (all_waited_s - waited_s)
     gpus = target.gpus + (drafter.draft_gpus if drafter else 0)
-    share = sum(matched * weight for matched, weight in full.items()) / sequences
     inputs = RoundInputs(target, draft, shape, context_tokens, share, read, gpus)
     return RoundCost(sequences, depth, verify_s, waited_s, host_s, tau, nodes * match, draft_s, inputs)
 
@@ -205,14 +215,25 @@ def waited_draft_s(draft_s: float, verify_s: float, exposed_share: float) -> flo
     return exposed_share * draft_s + (1.0 - exposed_share) * max(0.0, draft_s - verify_s)
 
 
-def _draft_s(draft: ForwardCost, shape: DraftShape, sequences: int, context_tokens: int, read: float) -> float:
-    """Seconds of all passes of a round, of which the first takes `read` tokens of each sequence."""
+def _passes_s(draft: ForwardCost, shape: DraftShape, sequences: int, context_tokens: int, read: float) -> FloatArray:
+    """Seconds of each pass of a round [passes], of which the first takes `read` tokens of each sequence."""
     tokens, rows = pass_sizes(shape, sequences, read)
-    seconds = float(draft.linear(tokens).sum() + draft.head(rows).sum())
+    seconds = draft.linear(tokens) + draft.head(rows)
     if isinstance(draft, DraftCost):
-        seconds += float(draft.intake(tokens[:1])[SECONDS, 0])
-    calls = attention_of(shape, sequences, context_tokens)
-    return seconds + sum(times * draft.attention(new, cached) for times, new, cached in calls)
+        seconds[0] += draft.intake(tokens[:1])[SECONDS, 0]
+    for passes, new, cached in attention_of(shape, sequences, context_tokens, read):
+        seconds[passes] += draft.attention(new, cached)
+    return np.asarray(seconds)
+
+
+def _verify_gap_s(
+    target: ForwardCost, engine: Engine, sequences: int, matched: int, nodes: int, verify_s: float
+) -> float:
+    """What the target's pass waits for its launches where no graph covers its tokens, of the largest micro-batch, s."""
+    tokens = -(-(sequences + matched * nodes) // target.micro_batches(sequences))
+    if engine.settings.captured(tokens, per_sequence=nodes + 1):
+        return 0.0
+    return max(0.0, engine.eager_s(target.decoder.layers) - verify_s)
 
 
 def _verify_s(target: ForwardCost, sequences: int, matched: int, context_tokens: int, gamma: int) -> float:

@@ -11,8 +11,12 @@ moved to the front (sglang pull request 26866).
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from simulator.cost.forward import ForwardCost
 from simulator.cost.roofline import elementwise_time
+from simulator.operators import FloatArray
 from simulator.speculation.shape import DraftShape
 
 MASKED_ATTENTION = 1.7
@@ -33,8 +37,13 @@ def tree_extra_s(
     parts = target.micro_batches(sequences)
     share = -(-sequences // parts)
     attention_s = target.attention((shape.nodes + 1,) * share, (context_tokens,) * share)
-    layers = target.decoder.layers
-    mask_bytes = share * (shape.nodes + 1) ** 2 * layers
-    moved_bytes = 2.0 * share * accepted_tokens * target.shape.kv_bytes_per_token * layers
-    moved_s = elementwise_time(mask_bytes + moved_bytes, 1.0, target.gpu, target.efficiency.elementwise).total_s
-    return (MASKED_ATTENTION - 1.0) * attention_s + float(moved_s)
+    return (MASKED_ATTENTION - 1.0) * attention_s + float(tree_moves_s(target, shape.nodes, share, accepted_tokens))
+
+
+def tree_moves_s(target: ForwardCost, nodes: int, sequences: ArrayLike, accepted_tokens: float) -> FloatArray:
+    """Seconds [as `sequences`] of reading masks and moving what was accepted, of one micro-batch of `sequences`."""
+    layers, trees = target.decoder.layers, np.asarray(sequences, dtype=float)
+    mask_bytes = trees * (nodes + 1) ** 2 * layers
+    moved_bytes = 2.0 * trees * accepted_tokens * target.shape.kv_bytes_per_token * layers
+    moved = elementwise_time(mask_bytes + moved_bytes, 1.0, target.gpu, target.efficiency.elementwise)
+    return np.asarray(moved.total_s)

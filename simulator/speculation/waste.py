@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,8 +74,8 @@ def _of_draft(draft: ForwardCost, shape: DraftShape, sequences: int, context_tok
     tokens, rows = pass_sizes(shape, sequences, read)
     linear, head = draft.linear_work(tokens), draft.head_work(rows)
     first = draft.intake(tokens[:1]) if isinstance(draft, DraftCost) else np.zeros((3, 1))
-    calls = attention_of(shape, sequences, context_tokens)
-    attention = [(times, draft.attention_work(new, cached)) for times, new, cached in calls]
+    calls = attention_of(shape, sequences, context_tokens, read)
+    attention = [(len(passes), draft.attention_work(new, cached)) for passes, new, cached in calls]
     moved, done = (
         linear[what].sum() + head[what].sum() + first[what].sum() + sum(times * of[what] for times, of in attention)
         for what in (BYTES, FLOP)
@@ -92,13 +91,15 @@ def pass_sizes(shape: DraftShape, sequences: int, read_tokens: float) -> tuple[F
 
 
 def attention_of(
-    shape: DraftShape, sequences: int, context_tokens: int
-) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-    """Passes of the drafter that are alike: how many, and the new and cached tokens of all sequences. What earlier passes
-    drafted is in the cache of the later ones; it is taken to be half of it in each."""
+    shape: DraftShape, sequences: int, context_tokens: int, read_tokens: float
+) -> list[tuple[list[int], tuple[int, ...], tuple[int, ...]]]:
+    """Passes of the drafter that are alike: which, and the new and cached tokens of all sequences. What earlier passes
+    drafted is in the cache of the later ones; it is taken to be half of it in each. Of the first pass whole tokens count."""
     middle = (context_tokens + sum(shape.pass_tokens) // 2,) * sequences
-    further = Counter(shape.pass_tokens[1:]).items()
+    further: dict[int, list[int]] = {}
+    for i, width in enumerate(shape.pass_tokens[1:], start=1):
+        further.setdefault(width, []).append(i)
     return [
-        (1, (1,) * sequences, (context_tokens,) * sequences),
-        *((times, (width,) * sequences, middle) for width, times in further),
+        ([0], (max(1, round(read_tokens)),) * sequences, (context_tokens,) * sequences),
+        *((passes, (width,) * sequences, middle) for width, passes in further.items()),
     ]

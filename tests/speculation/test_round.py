@@ -56,7 +56,7 @@ def test_a_round_by_hand():
     # vLLM's first draft pass takes in γ + 1 tokens of the last round, accepted or not, the others one token per sequence.
     linear = DRAFT.linear(np.array([batch * (gamma + 1.0), batch]))
     head = DRAFT.head(np.array([float(batch)]))[0]
-    attention = [DRAFT.attention((1,) * batch, (context,) * batch) for context in (1000, 1001)]
+    attention = [DRAFT.attention((new,) * batch, (context,) * batch) for new, context in ((gamma + 1, 1000), (1, 1001))]
     assert cost.draft_s == pytest.approx(linear[0] + head + attention[0] + 2 * (linear[1] + head + attention[1]))
     assert cost.host_s == VLLM.host_s(batch, gamma, speculating=True)
     assert cost.seconds == cost.verify_s + cost.draft_s + cost.host_s
@@ -76,6 +76,7 @@ def test_a_ragged_drafter_reads_what_was_accepted():
     }
     padded_s, ragged_s = (round_cost(TARGET, engine, **given).draft_s for engine in (VLLM, ragged))
     saved_s = np.diff(DRAFT.linear(np.array([batch * tau, batch * (gamma + 1.0)])))[0]
+    saved_s += np.diff([DRAFT.attention((new,) * batch, (1000,) * batch) for new in (round(tau), gamma + 1)])[0]
     assert padded_s - ragged_s == pytest.approx(saved_s)
 
 
@@ -152,3 +153,32 @@ def test_more_arithmetic_brings_verification_closer_to_one_token():
 
     assert ratio(1.0, 64) > ratio(10.0, 64) > ratio(1e6, 64) > 1.0
     assert ratio(1e6, 1) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_host_time_of_draft_passes_on_gpus_of_their_own_runs_beside_verification():
+    # D + H beside V, as the serving loop has it: e·(D + H) + (1 − e)·max(0, D + H − V).
+    served = deploy("llama-3.1-8b", "h100-sxm", draft="parallel-llama-3.2-1b")
+    for gamma in (2, 8):
+        cost = round_cost(
+            served.target, served.engine, sequences=1, context_tokens=1000, gamma=gamma, acceptance=Acceptance((0.8,)),
+            draft=served.draft, drafter=served.drafter,
+        )  # fmt: skip
+        busy_s = cost.draft_busy_s + gamma * VLLM.host_draft_pass_s
+        assert (busy_s > cost.verify_s) == (gamma == 8)
+        waited_s = 0.5 * busy_s + 0.5 * max(0.0, busy_s - cost.verify_s)
+        assert cost.seconds == pytest.approx(cost.verify_s + waited_s + VLLM.host_s(1, 0, speculating=True, gpu_s=1.0))
+
+
+def test_each_draft_pass_without_a_graph_waits_for_its_launches():
+    # 2 sequences of γ + 1 tokens are beyond a graph of 4 tokens, one token of each is not.
+    settings = VLLM.settings.model_copy(update={"graph_capture_sizes": (4,)})
+    engines = [replace(VLLM, host_eager_layer_s=layer_s, settings=settings) for layer_s in (0.0, 1.0)]
+    smooth, eager = (
+        round_cost(
+            TARGET, engine, sequences=2, context_tokens=1000, gamma=3, acceptance=Acceptance((0.8,)), draft=DRAFT
+        )
+        for engine in engines
+    )
+    first = DRAFT.linear(np.array([8.0]))[0] + DRAFT.head(np.array([2.0]))[0] + DRAFT.attention((4, 4), (1000, 1000))
+    layers = TARGET.decoder.layers + DRAFT.decoder.layers
+    assert eager.host_s - smooth.host_s == pytest.approx(layers - smooth.verify_s - first)
