@@ -88,8 +88,11 @@ def alike_rounds(config: Any, plan: Any, replica: Any, slots: Any, target: Any, 
     if plan.shapes[slots[0].shape, DEPTH] >= DECODE_QUERY_LIMIT:
         return False
     for i in range(replica.running):
-        if slots[i].shape != slots[0].shape or (slots[i].lag_tokens > 0 and not off):
+        slot = slots[i]
+        if slot.shape != slots[0].shape or (slot.lag_tokens > 0 and not off):
             return False
+        if off and slot.blocks * config.block_tokens - slot.computed_tokens >= config.block_tokens:
+            return False  # look-ahead slots of earlier drafts: a plain step knows only who needs a block within one
     return True
 
 

@@ -182,6 +182,25 @@ def test_a_look_up_is_made_where_something_may_be_drafted(run):
     assert replica.host_s == 0.5 + 2 * 0.25
 
 
+@pytest.mark.parametrize("block_tokens", [1, 2, 4, 8])
+def test_look_ahead_slots_stay_while_the_drafter_is_off(run, block_tokens):
+    # Alone 4 drafts, none kept: 1 s for the prompt, then a round at 4 tokens and one at 5 beside the second's prompt. From then on
+    # both decode plainly, and the first, that holds blocks for 5 + 5 tokens, needs none before its eleventh. In the end, at 14 s, the
+    # second is alone again, with 4 + 10 tokens and room for as many and 5 drafts.
+    requests, (replica,) = run(
+        traffic([0.0, 1.5], [4, 4], [12, 12]), plan=off_above(chain(4), 1), draft=tables(0.0), rates=[0.0],
+        block_tokens=block_tokens, prefix_caching=0,
+    )  # fmt: skip
+    assert requests["finish_s"].tolist() == [12.0, 13.0 + 1.0]
+
+    def blocks(tokens):
+        return -(-tokens // block_tokens)
+
+    first = [4, 9, 10, *(max(10, computed + 1) for computed in range(6, 15)), 0, 0]
+    second = [0, 0, 4, *(computed + 1 for computed in range(4, 13)), 18, 19]
+    assert replica.sum_of("kv_block_s") == sum(blocks(a) + blocks(b) for a, b in zip(first, second, strict=True))
+
+
 # A drafter on GPUs of its own
 
 
