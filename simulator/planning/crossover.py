@@ -143,16 +143,27 @@ def speculate(
         raise InputError("draft", "(absent)", "be given")
     deployment.fit(context_tokens=context_tokens, sequences=1, gamma=min(gammas))
     gammas, batches = tuple(sorted(set(gammas))), tuple(sorted(set(batches)))
-    cells = {(g, b): _cell(deployment, acceptance, context_tokens, g, b) for g in gammas for b in batches}
+    plain = {b: _plain(deployment, context_tokens, b) for b in batches}
+    cells = {(g, b): _cell(deployment, acceptance, context_tokens, g, b, plain[b]) for g in gammas for b in batches}
     return SpeculateResult(deployment, acceptance, context_tokens, gammas, batches, cells)
 
 
-def _cell(deployment: Deployment, acceptance: Acceptance, context_tokens: int, gamma: int, batch: int) -> Cell:
+def _plain(deployment: Deployment, context_tokens: int, batch: int) -> RoundCost:
+    return round_cost(deployment.target, deployment.engine, sequences=batch, context_tokens=context_tokens)
+
+
+def _cell(
+    deployment: Deployment,
+    acceptance: Acceptance,
+    context_tokens: int,
+    gamma: int,
+    batch: int,
+    plain: RoundCost | None = None,
+) -> Cell:
     target, engine = deployment.target, deployment.engine
-    plain = round_cost(target, engine, sequences=batch, context_tokens=context_tokens)
     cost = round_cost(
         target, engine, sequences=batch, context_tokens=context_tokens, gamma=gamma, acceptance=acceptance,
         draft=deployment.draft, drafter=deployment.drafter,
     )  # fmt: skip
     room = budget(deployment.target, deployment.engine, deployment.draft, gamma).kv_tokens
-    return Cell(cost, plain, batch * (context_tokens + gamma + 1) <= room)
+    return Cell(cost, plain or _plain(deployment, context_tokens, batch), batch * (context_tokens + gamma + 1) <= room)
