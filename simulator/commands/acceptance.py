@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.action not in _ACTIONS:
         raise UnknownName("action", args.action, _ACTIONS, kind="action of memwall acceptance")
-    check_writable([("--yaml", args.yaml), ("--json", args.json), ("--html", args.html)])
+    check_writable([("--yaml", args.yaml), ("--json", args.json), ("--html", args.html)], [args.log])
     from simulator.output.acceptance_report import acceptance_document, acceptance_report, acceptance_yaml
     from simulator.output.documents import to_json
     from simulator.output.tables import print_blocks

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from simulator.calibration.sources import Options
     from simulator.output.files import check_writable
 
-    check_writable([("--output", args.output), ("--html", args.html)])
+    check_writable([("--output", args.output), ("--html", args.html)], [args.source])
     calibrate(args.source, args.output, args.html, Options(gpu=args.gpu, link=args.link, salvage=args.salvage))
 
 

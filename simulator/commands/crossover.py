@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     engine, schedule_file = _schedule_option(args.schedule)
     outputs = [("--csv", args.csv), ("--json", args.json), ("--html", args.html), ("--schedule", schedule_file)]
-    check_writable([*outputs, ("--out", args.out)])
+    check_writable([*outputs, ("--out", args.out)], [args.scenario])
     if args.out is not None and not args.simulate:
         raise InputError("out", args.out, "go with --simulate, whose cells it holds")
     from simulator.output import crossover_report as report

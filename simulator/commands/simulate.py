@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command. Exit code 0, or 130 where Ctrl-C left a part of it undone; what there is is written either way."""
     from simulator.output.files import check_writable
 
-    check_writable([("--rows", args.rows), ("--json", args.json), ("--html", args.html)])
+    check_writable([("--rows", args.rows), ("--json", args.json), ("--html", args.html)], [args.scenario, args.trace])
     scenario = changed_scenario(args)
     from simulator.commands.streamed import simulate_rows, streams
     from simulator.output.columns import check_suffix

@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from simulator.output.files import check_writable, write_text
 
-    check_writable([("--html", args.html), ("--json", args.json), ("--rows", args.rows)])
+    check_writable(
+        [("--html", args.html), ("--json", args.json), ("--rows", args.rows)], [*args.sources, args.scenario]
+    )
     from simulator import catalog
     from simulator.calibration.sources import Options, validations_of
     from simulator.output.tables import print_blocks

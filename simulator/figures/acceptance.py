@@ -17,7 +17,7 @@ from simulator.output.acceptance_report import (
     log_rows,
     recorded_rates,
 )
-from simulator.speculation.ladder.held_out import BARS, HeldOut
+from simulator.speculation.ladder.held_out import BARS, HeldOut, relative
 from simulator.speculation.ladder.result import LogFit
 from simulator.speculation.ladder.rounds import Rounds
 from simulator.speculation.ladder.statistics import autocorrelation, token_shares
@@ -77,7 +77,7 @@ def misses_figure(judged: HeldOut) -> go.Figure:
             heights.append(place + offset)
             together.append(judged.misses(prediction, name)[0])
             for p, a in zip(prediction.by_fold, judged.actual_by_fold, strict=True):
-                folds.append(getattr(p, name) / getattr(a, name) - 1.0)
+                folds.append(relative(getattr(p, name), getattr(a, name)))
                 fold_heights.append(place + offset)
         figure.add_scatter(
             x=folds, y=fold_heights, mode="markers", marker={"color": colour, "size": 4, "opacity": 0.45}, showlegend=False,

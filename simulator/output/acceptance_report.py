@@ -98,6 +98,14 @@ def log_rows(fit: LogFit) -> list[tuple[str, str]]:
         rows.append(("steps with drafts", f"{log.match_probability:.1%}"))
     if log.without_rounds:
         rows.append(("left out", f"{log.without_rounds} requests without a step"))
+    if fit.sample is not None:
+        steps = int(fit.sample.first_round[-1])
+        rows.append(
+            (
+                "fitted and judged",
+                f"{len(fit.sample.accepted):,} of the requests, drawn at random, with {steps:,} steps",
+            )
+        )
     if fit.judged is not None:
         rows.append(("held out", f"each request once, in {len(fit.judged.folds)} folds (seed {fit.judged.seed})"))
     return rows
@@ -110,13 +118,12 @@ def _figures(judged: HeldOut) -> Section:
         cells = [NAMES[name], f"{_number(actual)} ± {_number(judged.errors[name])}"]
         for p in judged.predictions:
             value = getattr(p.together, name)
-            cells.append(
-                _number(value) if name in _ABSOLUTE else f"{_number(value)} {_percent(judged.misses(p, name)[0])}"
-            )
+            alone = name in _ABSOLUTE or not np.isfinite(value)
+            cells.append(_number(value) if alone else f"{_number(value)} {_percent(judged.misses(p, name)[0])}")
         body.append(tuple(cells))
     limits = ", ".join(f"{NAMES[name]} {bar:.0%}" for name, bar in BARS.items())
     ratio = judged.actual.block_variance_ratio
-    doubt = judged.errors["block_variance_ratio"] / ratio if np.isfinite(ratio) else 0.0
+    doubt = judged.errors["block_variance_ratio"] / ratio if ratio > 0.0 else 0.0  # NaN: too short a log
     few = ""
     if doubt > BARS["block_variance_ratio"]:
         few = f" The recorded variance ratio is itself uncertain by {doubt:.0%}: a few requests carry it."
@@ -223,6 +230,8 @@ def acceptance_document(fit: LogFit) -> dict[str, Any]:
     if isinstance(fit.log, Recording):
         rounds = Rounds.of(fit.log)
         document["requests"], document["steps"] = len(rounds), len(rounds.tokens)
+    if fit.sample is not None:
+        document["fitted_requests"] = len(fit.sample.accepted)
     judged = fit.judged
     if judged is None:
         return document

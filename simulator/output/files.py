@@ -14,12 +14,14 @@ from typing import IO, Any
 from simulator.errors import InputError
 
 
-def check_writable(paths: Iterable[tuple[str, str | None]]) -> None:
-    """Raises InputError unless every (option, path) can be written and no file is named twice; None is skipped.
+def check_writable(paths: Iterable[tuple[str, str | None]], read: Iterable[str | None] = ()) -> None:
+    """Raises InputError unless every (option, path) can be written, no file is named twice and none is among those that are
+    `read`; None is skipped.
 
     Called before the work starts: nobody should wait for a simulation whose result has no place to go.
     """
     seen: dict[str, str] = {}
+    sources = {os.path.realpath(path) for path in read if path and os.path.isfile(path)}
     for option, path in paths:
         if path is None:
             continue
@@ -28,6 +30,8 @@ def check_writable(paths: Iterable[tuple[str, str | None]]) -> None:
                 raise InputError(option, path, "name a file")
             _check_place(option, path)
             place = os.path.realpath(path)
+            if place in sources:
+                raise InputError(option, path, "be another file than the one that is read")
             if place in seen and not _is_special(path):
                 raise InputError(option, path, f"be another file than that of {seen[place]}")
             seen[place] = option

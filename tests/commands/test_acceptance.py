@@ -85,6 +85,8 @@ def test_counts_say_what_they_cannot_tell(folder: Path, capsys: pytest.CaptureFi
         (["fit", "log.jsonl", "--rung", "loop"], "did you mean loops?"),
         (["fit", "log.jsonl", "--folds", "40"], "folds=40 must be 2 to a 20th of the 60 requests"),
         (["fit", "log.jsonl", "--gamma", "2"], "must be at most the 2 drafted"),
+        (["fit", "log.jsonl", "--gamma", "65"], "log.jsonl: drafts per step=65 must be at most 64"),
+        (["fit", "log.jsonl", "--json", "./log.jsonl"], "must be another file than the one that is read"),
         (["fit", "log.jsonl", "--yaml", "no/where.yaml"], "--yaml='no/where.yaml' must"),
     ],
 )
@@ -93,3 +95,18 @@ def test_mistakes(log: str, argv: list[str], said: str, capsys: pytest.CaptureFi
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4])
+def test_steps_that_are_all_alike(tokens: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Nothing varies: no correlations, no misses to divide by; and where nothing is kept, no γ to guess.
+    Path("alike.jsonl").write_text(f'{{"tokens_per_step": {[tokens] * 40}}}\n' * 45)
+    files = ["--yaml", "a.yaml", "--json", "a.json", "--html", "a.html"]
+    if tokens == 1:
+        assert run("acceptance", "fit", "alike.jsonl", "--folds", "2", *files) == 2
+        assert "must hold a step that kept a draft" in capsys.readouterr().err
+        assert not any(Path(name).exists() for name in files[1::2])
+    assert run("acceptance", "fit", "alike.jsonl", "--folds", "2", "--gamma", "3", *files) == 0
+    law = AcceptanceConfig.model_validate(yaml.safe_load(Path("a.yaml").read_text())["acceptance"]).law()
+    assert law.expected_tokens(3) == pytest.approx(tokens, abs=1e-3)
+    assert "NaN" not in Path("a.json").read_text()

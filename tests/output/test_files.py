@@ -89,6 +89,14 @@ def test_one_file_for_two_results_is_refused(tmp_path: Path) -> None:
         check_writable([("--json", str(tmp_path / "a")), ("--html", f"{tmp_path}/./a")])
 
 
+def test_a_file_that_is_read_is_not_written_over(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("precious")
+    with pytest.raises(InputError, match="another file than the one that is read"):
+        check_writable([("--json", f"{tmp_path}/./log.csv")], [None, str(log)])
+    check_writable([("--json", str(tmp_path / "bundled"))], ["bundled"])
+
+
 def test_check_writable_refuses_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Permissions do not stop root, so the file system's answer is played.
     def read_only(*_: object, **__: object) -> None:

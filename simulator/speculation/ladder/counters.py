@@ -151,9 +151,9 @@ def counts_of_histogram(data: Mapping[str, Any], at: str) -> PositionCounts | No
     else:
         raise InputError("histogram", type(listed).__name__, "be steps by drafts kept", where=at)
     most = max(by_length)
-    steps = [by_length.get(kept, 0.0) for kept in range(most + 1)]
     if most < 1 or most > MOST_DRAFTS:
         raise InputError("histogram", f"{most + 1} entries", f"have 2 to {MOST_DRAFTS + 1} entries", where=at)
+    steps = [by_length.get(kept, 0.0) for kept in range(most + 1)]
     reached = np.cumsum(steps[::-1])[::-1]
     return checked(float(reached[0]), reached[1:].tolist(), at)
 

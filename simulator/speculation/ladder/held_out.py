@@ -77,24 +77,27 @@ class HeldOut:
         """Standard error of each recorded figure, from drawing the requests again."""
         random, sums = np.random.default_rng(self.seed), self.actual.sums
         n = len(sums.steps)
-        drawn = [_figures(sums.drawn(random.integers(0, n, n))) for _ in range(_BOOTSTRAP)]
-        return dict(zip(FIGURES, np.nanstd(drawn, axis=0).tolist(), strict=True))
+        drawn = np.array([_figures(sums.drawn(random.integers(0, n, n))) for _ in range(_BOOTSTRAP)])
+        return {name: _spread(column) for name, column in zip(FIGURES, drawn.T, strict=True)}
 
     def misses(self, prediction: Prediction, name: str) -> tuple[float, float, float, float]:
         """Relative miss of a figure: of all folds together; least, median and largest over single folds."""
         folds = [
-            _relative(getattr(p, name), getattr(a, name))
+            relative(getattr(p, name), getattr(a, name))
             for p, a in zip(prediction.by_fold, self.actual_by_fold, strict=True)
         ]
-        together = _relative(getattr(prediction.together, name), getattr(self.actual, name))
-        return together, float(np.nanmin(folds)), float(np.nanmedian(folds)), float(np.nanmax(folds))
+        together, known = relative(getattr(prediction.together, name), getattr(self.actual, name)), np.array(folds)
+        known = known[np.isfinite(known)]
+        if not len(known):
+            return together, float("nan"), float("nan"), float("nan")
+        return together, float(known.min()), float(np.median(known)), float(known.max())
 
     def meets_bars(self, prediction: Prediction) -> bool:
-        """Whether the figures of all folds together are within `BARS`; those that the recording is too short for aside."""
+        """Whether the figures of all folds together are within `BARS`; those that the recording has none of aside."""
         return all(
             abs(self.misses(prediction, name)[0]) <= bar
             for name, bar in BARS.items()
-            if np.isfinite(getattr(self.actual, name))
+            if np.isfinite(actual := getattr(self.actual, name)) and actual != 0.0
         )
 
     @cached_property
@@ -191,10 +194,16 @@ def _from_cut(kind: type[Rung], train: Recording, gamma: int) -> Rung:
     return replace(rung, settings=rung.settings.model_copy(update={"answer_length": whole}))
 
 
+def _spread(values: FloatArray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.std()) if len(known) else float("nan")
+
+
 def _figures(sums: Sums) -> FloatArray:
     statistics = Statistics(sums)
     return np.array([getattr(statistics, name) for name in FIGURES])
 
 
-def _relative(predicted: float, actual: float) -> float:
+def relative(predicted: float, actual: float) -> float:
+    """Relative miss; NaN where 0 was recorded, as it is of steps that are all alike."""
     return predicted / actual - 1.0 if actual else float("nan")

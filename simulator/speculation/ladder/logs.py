@@ -20,12 +20,12 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulator.errors import InputError
+from simulator.errors import InputError, nearest
 from simulator.speculation.ladder.counters import PositionCounts, counts_of_histogram, counts_of_object, counts_of_text
 from simulator.speculation.recording import MAX_FILE_BYTES, MOST_DRAFTS, Recording, recording_of
 
@@ -33,6 +33,11 @@ LAYOUTS = (
     "tokens_per_step, accepted_by_request or metrics.speculative_decoding by line, CSV of request and tokens or accepted, "
     "or counters spec_decode_num_…"
 )
+
+_NAMES = (
+    "tokens_per_step", "accept_lengths", "accepted_by_request", "speculative_decoding", "per_step_accepted", "request", "tokens",
+    "accepted", "acceptance_histogram", "spec_accept_histogram", "spec_decode_num_accepted_tokens_per_pos",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ def read_log(path: str | Path, gamma: int | None = None) -> Recording | Position
 
     Raises InputError for a file that cannot be read, holds no acceptance, or has impossible counts.
     """
+    if not str(path):
+        raise InputError("log", "", "name a file")
     text, place = _text(Path(path)), str(path)
     if gamma is not None and not 1 <= gamma <= MOST_DRAFTS:
         raise InputError("gamma", gamma, f"be 1 to {MOST_DRAFTS}")
@@ -81,7 +88,15 @@ def _from_objects(
     histograms = [counts for data, at in found if (counts := counts_of_histogram(data, at)) is not None]
     if histograms:
         return _with_gamma(PositionCounts.added(histograms), gamma)
-    raise InputError("log", place, f"tell of acceptance: {LAYOUTS}")
+    raise _no_log({str(name) for data, _ in found for name in data}, place)
+
+
+def _no_log(names: Collection[str], place: str) -> InputError:
+    close = [
+        (name, like) for name in sorted(names) if (like := nearest(name, _NAMES)) is not None and like not in names
+    ]
+    meant = f"{close[0][1]} (for {close[0][0]})" if close else None
+    return InputError("log", place, f"tell of acceptance: {LAYOUTS}", suggestion=meant)
 
 
 def _text(path: Path) -> str:
@@ -150,7 +165,7 @@ def _csv(text: str, place: str) -> Iterator[_Request]:
     names = {name.strip().lower(): name for name in reader.fieldnames or [] if name is not None}
     counted = next((name for name in ("tokens", "accepted") if name in names), None)
     if "request" not in names or counted is None:
-        raise InputError("log", place, f"tell of acceptance: {LAYOUTS}")
+        raise _no_log(names, place)
     rows: dict[str, list[tuple[int, int, int | None, str]]] = {}
     try:
         for line in reader:
@@ -182,7 +197,7 @@ def _cell(line: Mapping[str, Any], name: str, at: str) -> int:
         number = float(str(value).strip())
         count = int(number)
     except (ValueError, OverflowError):
-        raise InputError(name, str(value), "be a count", where=at) from None
+        raise InputError(name, "(absent)" if value is None else str(value), "be a count", where=at) from None
     if count != number or not 0 <= count < 2**31:
         raise InputError(name, str(value), "be a count", where=at)
     return count
@@ -214,6 +229,9 @@ def _recording(requests: Iterable[_Request], gamma: int | None, place: str) -> R
     if not useful:
         raise InputError("log", place, "have at least one request with a step")
     kept = max(max(request.accepted) for request in useful)
+    if kept == 0 and gamma is None and not any(any(request.drafted or []) for request in useful):
+        rule = "hold a step that kept a draft: without one, the drafts per step have to be told (--gamma)"
+        raise InputError("log", place, rule)
     most = gamma if gamma is not None else max(1, *(max([kept, *(r.drafted or [])]) for r in useful))
     if most > MOST_DRAFTS:
         raise InputError("drafts", most, f"be at most {MOST_DRAFTS} per step", where=place)

@@ -128,3 +128,17 @@ def test_the_public_answers_of_a_drafter(memwall_data):
         abs(found.misses(loops, "block_variance_ratio")[0])
         < abs(found.misses(independent, "block_variance_ratio")[0]) / 2
     )
+
+
+def test_of_a_long_log_a_sample_is_fitted(monkeypatch):
+    whole = recording_of(Acceptance((0.8, 0.6)), 2, 300)
+    steps = len(whole.rounds)
+    monkeypatch.setattr("simulator.speculation.ladder.result.MOST_STEPS", steps // 3)
+    fit = fit_log(whole, "log", folds=2, rung="depths", depths=False)
+    assert fit.log is whole and fit.judged is not None
+    assert fit.sample is fit.judged.recording
+    assert set(fit.sample.accepted) <= set(whole.accepted)
+    assert len(fit.sample.rounds) <= steps // 3 < steps
+    assert f"{len(fit.sample.accepted)} of 300 requests" in str(fit.config.source)
+    monkeypatch.setattr("simulator.speculation.ladder.result.MOST_STEPS", steps)
+    assert fit_log(whole, "log", folds=2, rung="depths", depths=False).sample is None

@@ -200,6 +200,19 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "gamma=2 must be at least the 3 positions" in said(file_of(tmp_path, PROMETHEUS, "m.txt"), gamma=2)
 
 
+def test_histograms_of_impossible_length(tmp_path):
+    histogram = {"meta_info": {"spec_accept_histogram": {"0": 3, str(10**12): 1}}}
+    assert "must have 2 to 1001 entries" in said(file_of(tmp_path, [histogram]))
+
+
+def test_misspelt_fields_are_named(tmp_path):
+    assert "did you mean tokens_per_step (for tokens_per_steps)?" in said(
+        file_of(tmp_path, [{"tokens_per_steps": [1, 2]}])
+    )
+    assert "did you mean request (for requst)?" in said(file_of(tmp_path, "requst,tokens\n1,2\n", "log.csv"))
+    assert "tokens='(absent)' must be a count" in said(file_of(tmp_path, "request,tokens\n1\n", "log.csv"))
+
+
 # A log replays
 
 
