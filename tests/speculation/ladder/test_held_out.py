@@ -135,7 +135,8 @@ def test_of_a_long_log_a_sample_is_fitted(monkeypatch):
     steps = len(whole.rounds)
     monkeypatch.setattr("simulator.speculation.ladder.result.MOST_STEPS", steps // 3)
     fit = fit_log(whole, "log", folds=2, rung="depths", depths=False)
-    assert fit.log is whole and fit.judged is not None
+    assert fit.log is whole
+    assert fit.judged is not None
     assert fit.sample is fit.judged.recording
     assert set(fit.sample.accepted) <= set(whole.accepted)
     assert len(fit.sample.rounds) <= steps // 3 < steps
