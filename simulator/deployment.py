@@ -150,4 +150,5 @@ def deploy(
         check_pair(decoder, drafter)
         if not drafter.looks_up:
             cost = DraftCost(drafter, target)
+            engine = engine.beside(cost.decoder.head_vocab_size, decoder.vocab_size)
     return Deployment(target, engine, drafter, cost)

@@ -15,7 +15,7 @@ kernel by kernel (``host_eager_*``); the launches run ahead of the GPU, which wa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +31,7 @@ _FIGURES = {
     "host_step": "s",
     "host_per_sequence": "s",
     "host_draft_pass": "s",
+    "host_reduced_vocabulary": "s",
     "host_speculative_round": "s",
     "host_ngram_per_sequence": "s",
     "host_hidden_step": "s",
@@ -43,7 +44,9 @@ _FIGURES = {
 _NOT_GIVEN = Provenance(
     "0 s", Source(title="Not in the profile: taken to be 0", date="2026-11-24", kind="estimate"), ""
 )
-_OPTIONAL = ("host_hidden_step", "host_hidden_per_sequence", "host_eager_step", "host_eager_layer")
+_OPTIONAL = (
+    "host_reduced_vocabulary", "host_hidden_step", "host_hidden_per_sequence", "host_eager_step", "host_eager_layer",
+)  # fmt: skip
 _MOST = 1_000_000
 """Tokens, sequences and requests in one setting at most."""
 
@@ -192,6 +195,9 @@ class Engine:
     """Added per scheduled sequence."""
     host_draft_pass_s: float
     """GPU idle per pass of a drafter that runs on the GPU."""
+    host_reduced_vocabulary_s: float
+    """Added per pass of a drafter with fewer tokens in its LM head than its target has (EAGLE-3), whose logits an engine may
+    spread over the target's vocabulary."""
     host_speculative_round_s: float
     """Added per speculative round: rejection sampling, rolling the KV back."""
     host_ngram_per_sequence_s: float
@@ -208,6 +214,16 @@ class Engine:
     """Per GPU, beyond weights, KV and activations: CUDA context, graphs, communication buffers."""
     settings: EngineSettings
     provenance: dict[str, Provenance]
+
+    def beside(self, draft_vocabulary: int, vocabulary: int) -> Engine:
+        """The same with what a drafter of `draft_vocabulary` adds to its passes beside a target of `vocabulary` tokens."""
+        if draft_vocabulary >= vocabulary:
+            return self
+        return replace(
+            self,
+            host_draft_pass_s=self.host_draft_pass_s + self.host_reduced_vocabulary_s,
+            host_reduced_vocabulary_s=0.0,
+        )
 
     def eager_s(self, layers: int) -> float:
         """CPU time to launch a step of `layers` decoder layers kernel by kernel: e + l·layers, s."""
@@ -260,6 +276,7 @@ def engine_from(file: EngineFile, where: str = "engine") -> Engine:
         host_step_s=si["host_step"],
         host_per_sequence_s=si["host_per_sequence"],
         host_draft_pass_s=si["host_draft_pass"],
+        host_reduced_vocabulary_s=si["host_reduced_vocabulary"],
         host_speculative_round_s=si["host_speculative_round"],
         host_ngram_per_sequence_s=si["host_ngram_per_sequence"],
         host_hidden_step_s=si["host_hidden_step"],

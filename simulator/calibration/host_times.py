@@ -58,6 +58,7 @@ class HostTimes:
             host_speculative_round_s=self.host_speculative_round_s,
             host_per_sequence_s=self.host_per_sequence_s,
             host_draft_pass_s=self.host_draft_pass_s,
+            host_reduced_vocabulary_s=0.0,  # whatever the drafter's vocabulary, it is in what a pass was seen to take
         )
 
 

@@ -1,7 +1,7 @@
 """Published speeds: each row predicted without having been fitted on, and both side by side.
 
 `published_rows` reads the table, `published_cases` says what a row is taken for. Rows named in `HOST_ROWS` gave the vLLM
-profile its host times. Each of them is predicted with host times fitted again without it (`host_times`), all others by the
+profile its host times, those in `VOCABULARY_ROWS` what an EAGLE-3 head adds to them. Each of them is predicted with host times fitted again without it (`host_times`), all others by the
 profile as it is. `published_sweeps` asks more of the same rows: what do a few of them say of the others?
 """
 
@@ -24,6 +24,10 @@ __all__ = ["COLUMNS", "HOST_ENGINE", "HOST_ROWS", "METRICS", "read_published", "
 HOST_ENGINE = "vllm"
 HOST_ROWS = ("vllm20780-v", "vllm20780-e1-2", "vllm20780-e1-7", "vllm-dsd-1-0", "vllm-dsd-32-0")
 """Rows that the host times of `HOST_ENGINE` were fitted on."""
+
+VOCABULARY_ROWS = ("vllm20780-e3-2", "vllm20780-e3-7")
+"""Rows that its `host_reduced_vocabulary` was fitted on: what a pass of an EAGLE-3 head takes beyond its kernels and
+`host_draft_pass`, least squares of relative errors."""
 
 _SHOWN = 10  # dropped rows that a note names
 
@@ -81,6 +85,8 @@ def _unfitted_engine(row: Row, case: Case, rows: Sequence[Row]) -> tuple[Engine,
     engine = case.deployment.engine
     if engine.name != HOST_ENGINE:
         return engine, "not fitted on", []
+    if row.id in VOCABULARY_ROWS:
+        return _refitted_vocabulary(row, case, rows), "left out of the fit", ["time per pass fitted on the other row"]
     if row.id not in HOST_ROWS:
         near = any(other.id in HOST_ROWS and other.source == row.source for other in rows)
         return engine, "not fitted on", ["host times were fitted on other rows of this source"] if near else []
@@ -93,6 +99,19 @@ def _unfitted_engine(row: Row, case: Case, rows: Sequence[Row]) -> tuple[Engine,
     if times.ambiguous:
         notes.append(f"which cannot tell {' from '.join(times.ambiguous)}")
     return times.of(engine), "left out of the fit", notes
+
+
+def _refitted_vocabulary(row: Row, case: Case, rows: Sequence[Row]) -> Engine:
+    """The case's engine with what a reduced vocabulary adds to a pass from the other of `VOCABULARY_ROWS`."""
+    others = [other for other in rows if other.id in VOCABULARY_ROWS and other.id != row.id]
+    if not others:
+        missing = ", ".join(id for id in VOCABULARY_ROWS if id != row.id)
+        raise InputError("rows", missing, "be there to fit host times without this row", where=row.id)
+    other, engine = others[0], case.deployment.engine
+    plain_pass_s = load_engine(HOST_ENGINE).host_draft_pass_s
+    without = replace(case.deployment, engine=replace(engine, host_draft_pass_s=plain_pass_s))
+    extra_s = (other.step_s - price(other, without, case.contexts[0]).seconds) / other.gamma
+    return replace(engine, host_draft_pass_s=plain_pass_s + max(0.0, extra_s))
 
 
 def _host_rows(rows: Sequence[Row]) -> dict[str, HostRow]:

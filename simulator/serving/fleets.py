@@ -136,6 +136,8 @@ def _as_slow(own: Deployment, scenario: Scenario, deployment: Deployment) -> Dep
     if deployment.target.efficiency.slower:
         own = replace(own, target=on(own.target), draft=on(own.draft) if own.draft else None)
     named, given = scenario.engine.load(scenario.base, deployment.gpu), deployment.engine
+    if deployment.draft is not None:
+        named = named.beside(deployment.draft.decoder.head_vocab_size, deployment.target.decoder.vocab_size)
     host_s = {
         name: value * getattr(given, name) / getattr(named, name)
         for name, value in vars(own.engine).items()
