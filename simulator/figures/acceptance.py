@@ -39,14 +39,13 @@ def acceptance_page(fit: LogFit, reproduce: str) -> str:
             correlation_figure(judged),
             *figures,
         ]
-    law = f"For a scenario: {acceptance_yaml(fit)}"
     part = HtmlPart(
         title="What do these logs say of acceptance?",
         verdict=acceptance_sentence(fit),
         conditions=log_rows(fit),
         tables=acceptance_sections(fit)[1:],
         figures=figures,
-        notes=[" ".join(law.split())],
+        notes=[f"For a scenario's speculation ({fit.chosen.name}):\n{acceptance_yaml(fit).rstrip()}"],
     )
     footer = (
         "memwall: recorded acceptance, and laws fitted to it. Predictions are of requests that the law did not see."

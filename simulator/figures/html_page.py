@@ -36,6 +36,7 @@ class HtmlPart:
     tables: Sequence[Section]
     figures: Sequence[go.Figure]
     notes: Sequence[str] = ()
+    """Sentences; lines after a first one are text to copy, such as YAML."""
 
 
 def html_page(parts: Sequence[HtmlPart], reproduce: str, *, title: str = "", footer: str = SIMULATED) -> str:
@@ -103,11 +104,16 @@ def _part(part: HtmlPart, *, level: int, first_figure: int) -> list[str]:
     if part.tables:
         section("Results", '<div class="tables">', (_section(table, level + 1) for table in part.tables), "</div>")
     if part.notes:
-        section("Notes", '<ul class="notes">', (f"<li>{_escape(note)}</li>" for note in part.notes), "</ul>")
+        section("Notes", '<ul class="notes">', map(_note, part.notes), "</ul>")
     if part.figures:
         numbered = enumerate(part.figures, first_figure)
         section("Figures", '<div class="figures">', (_figure(figure, i, level + 1) for i, figure in numbered), "</div>")
     return lines
+
+
+def _note(note: str) -> str:
+    sentence, _, lines = note.partition("\n")
+    return f"<li>{_escape(sentence)}{f'<pre><code>{_escape(lines)}</code></pre>' if lines else ''}</li>"
 
 
 def _figure(figure: go.Figure, index: int, level: int) -> str:

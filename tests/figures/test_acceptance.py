@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import numpy as np
 import pytest
 
 from simulator.figures import acceptance
+from simulator.output.acceptance_report import acceptance_yaml
 from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.ladder.counters import PositionCounts
 from simulator.speculation.ladder.held_out import BARS
@@ -57,5 +61,9 @@ def test_the_page(fit):
     assert page.count("<figure") == 5
     assert "&lt;log&gt;.jsonl" in page
     assert "<log>" not in page
+    # The block for a scenario can be copied as it is.
+    block = re.search(r"<li>For a scenario[^<]*<pre><code>(.*?)</code></pre></li>", page, re.DOTALL)
+    assert block is not None
+    assert html.unescape(block[1]) + "\n" == acceptance_yaml(fit)
     assert "repetition" not in fit.config.model_dump(exclude_defaults=True)
     assert np.isfinite(fit.judged.actual.mean)
