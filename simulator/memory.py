@@ -109,11 +109,14 @@ def draft_weights_on_gpu(draft: ForwardCost, target: ForwardCost) -> float:
         if draft.heads:
             return draft.heads_bytes
     total, head = weights_on_gpu(draft), draft.decoder
-    if not (head.extra_input_size or head.feature_size) or draft.tp != target.tp:
+    if not (head.extra_input_size or head.feature_size):
         return total
     edges = embedding_weight_bytes(head, draft.formats, draft.tp), head_weight_bytes(head, draft.formats, draft.tp)
     modules = draft.modules if isinstance(draft, DraftCost) else 1
-    total = modules * (total - sum(edges)) + (edges[0] if target.pp > 1 else 0.0)
+    total = modules * (total - sum(edges))
+    if draft.tp != target.tp:
+        return total + sum(edges)
+    total += edges[0] if target.pp > 1 else 0.0
     return total + (edges[1] if head.head_vocab_size != target.decoder.vocab_size else 0.0)
 
 

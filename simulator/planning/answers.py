@@ -17,7 +17,7 @@ from simulator.planning.step_prices import DeploymentTables
 from simulator.planning.work import Work
 from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import Parallel
-from simulator.speculation.round import RoundCost, round_cost
+from simulator.speculation.round import RoundCost, round_cost, waited_draft_s
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class OracleGap:
     """Drafts at most, the oracle's too."""
     batches: tuple[int, ...]
     oracle: FloatArray
-    """Speed-up of rounds that draft and verify just what is accepted: no policy can do better with this drafter and γ."""
+    """Speed-up of rounds that draft and verify just what is accepted, or nothing: no policy can do better with this drafter and γ."""
     best: FloatArray
     """Speed-up of the best fixed γ up to it."""
 
@@ -247,7 +247,8 @@ def oracle_gap(found: LoadMap, work: int, batches: Sequence[int]) -> OracleGap |
             for most in range(1, gamma + 1)
             for passes in [most if longest.shape.passes else 0]
         )
-        oracle.append(plain.tpot_s / known)
+        # Who knows may also draft nothing, or as the best fixed γ does.
+        oracle.append(max(1.0, best[-1], plain.tpot_s / known))
     return OracleGap(gamma, tuple(batches), np.array(oracle), np.array(best))
 
 
@@ -255,11 +256,12 @@ def _known_tpot_s(tables: DeploymentTables, reaching: FloatArray, batch: int, co
     """TPOT of rounds that draft and verify just what is accepted, at most as many as `reaching` has shares m_1, m_2 …; the drafter
     runs up to `passes`."""
     target, draft, deployment = tables.target(1), tables.draft, tables.deployment
+    by_tokens = deployment.engine.settings.graph_sizes_of == "tokens"
     tau = 1.0 + float(reaching.sum())
     tokens = round(batch * tau)
     gpu_s = float(target.linear[0, SECONDS, tokens] + target.head[SECONDS, tokens])
     gpu_s += float(alike_s(target, np.array([float(batch)]), tau, context)[0])
-    run = 0.0
+    run = draft_s = 0.0
     for j, share in enumerate(reaching[:passes].tolist() if draft is not None else []):
         assert draft is not None
         runs = 1.0 - (1.0 - share) ** batch
@@ -270,8 +272,11 @@ def _known_tpot_s(tables: DeploymentTables, reaching: FloatArray, batch: int, co
         n = round(sequences * width)
         one = float(draft.linear[0, SECONDS, n] + draft.head[SECONDS, max(1, round(rows))])
         one += float(alike_s(draft, np.array([sequences]), width, context + j)[0])
-        gpu_s += runs * (one + (float(tables.intake_s[n]) if j == 0 else 0.0))
+        one += float(draft.extra_host_s[0, n if by_tokens else min(n, round(sequences))])
+        draft_s += runs * (one + (float(tables.intake_s[n]) if j == 0 else 0.0))
         run += runs
     engine = deployment.engine
+    exposed = deployment.drafter.exposed_share if deployment.drafter else 1.0
+    gpu_s += waited_draft_s(draft_s + run * engine.host_draft_pass_s, gpu_s, exposed)
     host_s = engine.host_s(batch, speculating=True, ngram=deployment.draft is None, gpu_s=gpu_s)
-    return (gpu_s + host_s + run * engine.host_draft_pass_s) / tau
+    return (gpu_s + host_s) / tau

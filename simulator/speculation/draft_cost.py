@@ -35,6 +35,7 @@ class DraftCost(ForwardCost):
             experts=SPLIT_EVENLY if own or self.heads or tp != target.tp else target.experts,
             quantization=drafter.quantization if own else target.quantization,
             link=target.link,
+            network=target.network,
             efficiency=efficiency or target.efficiency,
             back_to_back=True,
         )

@@ -268,6 +268,21 @@ def test_who_is_always_right_has_nothing_to_learn():
     assert gap.gap == pytest.approx(np.ones(2), rel=0.01)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.05])
+def test_the_oracle_may_leave_it(alpha):
+    gap = oracle_gap(mapped(PAIR, Acceptance((alpha,)), (2,), intervals=False), 0, [1, 64])
+    assert np.all(gap.oracle >= 1.0)
+    assert np.all(gap.gap >= 1.0)
+
+
+def test_the_oracle_s_drafter_works_ahead_too():
+    apart = deploy("llama-3.1-8b", "h100", draft="parallel-llama-3.2-1b")
+    together, ahead = (
+        oracle_gap(mapped(d, Acceptance((0.8,)), (4,), intervals=False), 0, [1]).oracle[0] for d in (PAIR, apart)
+    )
+    assert ahead > together
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("make", "said"),

@@ -1,5 +1,7 @@
 """Bytes and FLOP of each kind of drafter by hand, what it keeps in memory, and the experts that verified tokens wake."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import yaml
@@ -161,6 +163,26 @@ def test_more_modules_take_more_memory_and_no_more_time(tmp_path):
     assert large.draft_kv_bytes_per_token == 3 * small.draft_kv_bytes_per_token
     batch = Batch.decode(4, 1000)
     assert one.draft.seconds(batch) == three.draft.seconds(batch)
+
+
+def test_modules_on_one_gpu_are_as_many(tmp_path):
+    # Embedding and LM head once, 129,280 · 7168 values each; matrix and layer as often as there are modules.
+    one, three = (own(tmp_path, "deepseek-v3", "mtp", gpu="b200", tp=8, modules=k) for k in (1, 3))
+    small, large = (
+        draft_weights_on_gpu(DraftCost(dataclasses.replace(d.drafter, tp=1), d.target), d.target) for d in (one, three)
+    )
+    edges = 2 * 129_280 * 7168 * 2
+    assert large - edges == pytest.approx(3 * (small - edges))
+
+
+def test_a_module_s_experts_are_reached_over_the_target_s_network():
+    seconds = []
+    for network in ("infiniband-ndr-400", "infiniband-hdr-200"):
+        d = deploy("deepseek-v3", "h200", tp=8, ep=16, network=network, draft="mtp-deepseek-v3")
+        seconds.append((d.target.linear(np.array([256.0]))[0], d.draft.linear(np.array([256.0]))[0]))
+    (fast, drafts_fast), (slow, drafts_slow) = seconds
+    assert slow > fast
+    assert drafts_slow - drafts_fast == pytest.approx((slow - fast) / 58)  # of 58 layers with experts
 
 
 def test_a_module_keeps_an_embedding_of_its_own_away_from_the_target_s():
