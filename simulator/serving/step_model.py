@@ -132,7 +132,8 @@ def _drafting(model: StepModel, deployment: Deployment, drafts: Drafts, budget: 
 def _charge_trees(model: StepModel, deployment: Deployment) -> None:
     """What trees cost beside chains, as `tree_cost.tree_extra_s` has it: of a step, of a pair in a mask, of a moved token, s."""
     target, row = deployment.target, model.config[0]
-    layers, elementwise = target.decoder.layers, target.efficiency.elementwise
+    # Micro-batches pass the stages of a pipeline side by side, each with its layers.
+    layers, elementwise = target.decoder.layers / target.pp, target.efficiency.elementwise
     s_per_byte = 1.0 / effective_bytes_per_s(target.gpu, elementwise.bandwidth)
     row.tree_attention, row.tree_step_s = MASKED_ATTENTION - 1.0, elementwise.t0_s
     row.tree_mask_s = layers * s_per_byte
