@@ -49,9 +49,11 @@ class Kind:
     def hardware(self) -> ReplicaHardware:
         """What each runs on."""
         gpu, target = self.deployment.gpu, self.deployment.target
+        # Bytes and FLOP are of one rank of the target and one of the drafter, which may be on a GPU of its own.
+        ranks = 1 if self.deployment.gpus == target.gpus else 2
         return ReplicaHardware(
-            self.deployment.gpus, self.total_blocks, gpu.hbm_bytes_per_s, gpu.peak_flop_per_s(target.formats.activations),
-            gpu.price_usd_per_s,
+            self.deployment.gpus, self.total_blocks, ranks * gpu.hbm_bytes_per_s,
+            ranks * gpu.peak_flop_per_s(target.formats.activations), gpu.price_usd_per_s,
         )  # fmt: skip
 
 

@@ -68,9 +68,9 @@ class ReplicaHardware:
     total_blocks: int
     """KV blocks of its pool."""
     peak_bytes_per_s: float
-    """Datasheet HBM bandwidth of one GPU."""
+    """Datasheet HBM bandwidth of one GPU; of two where a drafter has GPUs of its own, whose bytes count too."""
     peak_flop_per_s: float
-    """Datasheet dense peak of one GPU at the format of the activations."""
+    """Datasheet dense peak of one GPU at the format of the activations; of two likewise."""
     usd_per_s: float | None
     """List price of one GPU; None: not known."""
 

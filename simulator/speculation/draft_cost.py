@@ -6,12 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 
+from simulator.architecture import Decoder
 from simulator.cost.efficiency import Efficiency
 from simulator.cost.forward import AttentionKind, ForwardCost, LinearParts
 from simulator.errors import InputError
 from simulator.experts import SPLIT_EVENLY
 from simulator.operators import FloatArray, Operator, feature_operators, head_operators, medusa_operators
+from simulator.quantization import Quantization
 from simulator.speculation.drafters import SHARES_LAYERS, Drafter
+
+
+def _formats(drafter: Drafter, decoder: Decoder, tp: int, target: ForwardCost) -> Quantization:
+    """Number formats of a drafter with a model: its own, but those of the target for an LM head that it borrows."""
+    own = drafter.quantization
+    borrows = drafter.kind == "eagle" and tp == target.tp and decoder.head_vocab_size == target.decoder.vocab_size
+    if borrows and own.lm_head == "model":
+        return own.model_copy(update={"lm_head": target.quantization.lm_head})
+    return own
 
 
 class DraftCost(ForwardCost):
@@ -33,7 +44,7 @@ class DraftCost(ForwardCost):
             target.gpu,
             tp=tp,
             experts=SPLIT_EVENLY if own or self.heads or tp != target.tp else target.experts,
-            quantization=drafter.quantization if own else target.quantization,
+            quantization=_formats(drafter, decoder, tp, target) if own else target.quantization,
             link=target.link,
             network=target.network,
             efficiency=efficiency or target.efficiency,

@@ -62,6 +62,14 @@ def test_pools_are_models_of_one_fleet_and_hardware_follows_their_order():
     assert [h.total_blocks for h in found.hardware] == [d.fit().kv_blocks(16) for d in (h100, h100, l40s)]
 
 
+def test_a_drafter_on_a_gpu_of_its_own_has_a_peak_of_its_own():
+    h100 = deploy("llama-3.1-8b", "h100-sxm").gpu
+    for draft, gpus in (("llama-3.2-1b", 1), ("parallel-llama-3.2-1b", 2)):
+        hardware = planned(scenario(speculation={**DRAFT, "draft": draft})).hardware[0]
+        assert (hardware.gpus, hardware.peak_bytes_per_s) == (gpus, gpus * h100.hbm_bytes_per_s)
+        assert hardware.usd_per_s == h100.price_usd_per_s
+
+
 def test_prefill_replicas_have_no_drafter_and_come_first():
     found = planned(scenario({**DISAGGREGATED, "decode_router": "least-kv"}, speculation=DRAFT))
     prefill, decode = found.kinds

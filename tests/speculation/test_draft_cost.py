@@ -11,6 +11,7 @@ from simulator.cost.forward import Batch
 from simulator.deployment import Deployment, deploy
 from simulator.errors import DoesNotFit, InputError
 from simulator.memory import budget, draft_weights_on_gpu, kv_bytes_per_token, weights_on_gpu
+from simulator.quantization import Quantization
 from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import load_drafter
 
@@ -163,6 +164,21 @@ def test_more_modules_take_more_memory_and_no_more_time(tmp_path):
     assert large.draft_kv_bytes_per_token == 3 * small.draft_kv_bytes_per_token
     batch = Batch.decode(4, 1000)
     assert one.draft.seconds(batch) == three.draft.seconds(batch)
+
+
+def test_a_borrowed_lm_head_is_read_in_the_target_s_format():
+    wide, narrow = (
+        deploy("llama-3.1-8b", "h100", draft="eagle-llama-3.1-8b", quantization=Quantization(lm_head=form))
+        for form in ("model", "int8")
+    )
+    saved = weight_bytes(wide.draft) - weight_bytes(narrow.draft)
+    assert saved == pytest.approx(H * VOCAB * (2.0 - 1.0 - 4.0 / 4096))
+    # An LM head of its own is what it was.
+    wide, narrow = (
+        deploy("llama-3.1-8b", "h100", draft="eagle3-llama-3.1-8b", quantization=Quantization(lm_head=form))
+        for form in ("model", "int8")
+    )
+    assert weight_bytes(wide.draft) == weight_bytes(narrow.draft)
 
 
 def test_modules_on_one_gpu_are_as_many(tmp_path):
