@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_loop_stays_within_its_arrays():
-    files = [f"tests/serving/{name}.py" for name in ("test_equals_plain", "test_relocation", "test_replay")]
+    files = [
+        f"tests/serving/{name}.py"
+        for name in ("test_equals_plain", "test_steady_drafts", "test_relocation", "test_replay")
+    ]
     checked = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "MEMWALL_EXAMPLES": os.environ.get("MEMWALL_EXAMPLES", "600")}
     command = [sys.executable, "-m", "pytest", "-q", "-x", *files]
     run = subprocess.run(command, cwd=ROOT, env=checked, capture_output=True, text=True, check=False)
