@@ -40,7 +40,7 @@ class UnknownName(InputError):
     """A name that is in no list; ``known`` gives the list it was looked up in."""
 
     def __init__(self, field: str, value: str, known: Iterable[str], *, where: str = "", kind: str = "name"):
-        self.known = sorted(known)
+        self.known = sorted(set(known))
         self.kind = kind
         super().__init__(
             field,

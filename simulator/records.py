@@ -67,7 +67,7 @@ def _first_error(cls: type[BaseModel], error: ValidationError, where: str) -> In
             return InputError(tag_field, "(absent)", "be given", where=where)
         known = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
         return UnknownName(tag_field, str(context["tag"]), known, where=where, kind="kind")
-    message = first["msg"]
+    message = first["msg"].replace("a valid tuple", "a list")
     for lead in ("Input should be ", "Value error, ", "Assertion failed, "):
         message = message.removeprefix(lead)
     rule = message if first["type"] == "value_error" else f"be {message}"

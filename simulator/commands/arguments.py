@@ -16,7 +16,8 @@ MOST = 10**7
 """Largest count any option takes; each command draws its own, narrower lines."""
 MOST_POINTS = 1000
 """Longest grid a list may describe."""
-_ONE_NUMBER = ("length", "rate", "alpha")
+_ONE_NUMBER = {"length": "2.9", "rate": "0.63", "alpha": "0.85"}
+"""Kinds of one number, each with an example."""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -170,7 +171,9 @@ def acceptance(text: str) -> dict[str, Any]:
         number, at, gamma = numbers.partition("@")
         value = _number(number)
         if value is None or not at or re.fullmatch(r"\s*\d{1,4}\s*", gamma, re.ASCII) is None:
-            raise InputError("acceptance", text, f"be a number and the γ it was measured at, such as {kind}:0.7@4")
+            raise InputError(
+                "acceptance", text, f"be a number and the γ it was measured at, such as {kind}:{_ONE_NUMBER[kind]}@4"
+            )
         return {kind: value, "at_gamma": int(gamma)}
     rates = [_number(part) for part in numbers.split(",")]
     if any(rate is None or not 0.0 <= rate <= 1.0 for rate in rates):

@@ -7,6 +7,7 @@ load anything shows it at once instead of working only where there is a network.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -134,7 +135,9 @@ def _figure(figure: go.Figure, index: int, level: int) -> str:
 def _section(section: Section, level: int) -> str:
     table = section.table
     title = f"<h{level}>{_escape(section.title)}</h{level}>" if section.title else ""
-    note = f'<p class="note">{_escape(section.note)}</p>' if section.note else ""
+    # What a terminal sets apart by spaces, a browser would run together.
+    note = _escape(re.sub(r"\s{2,}", " · ", section.note))
+    note = f'<p class="note">{note}</p>' if note else ""
     # Figures in columns must not break; two columns of words may.
     many = len(table.headers) > 2
     head = "".join(f'<th scope="col">{_escape(h)}</th>' for h in table.headers)

@@ -56,7 +56,7 @@ def crossover_report(
 def conditions_line(found: LoadMap) -> str:
     """What the map is of."""
     deployment, law = found.deployment, found.draftings[0].law
-    drafter = deployment.drafter.title if deployment.drafter else NONE
+    drafter = rows.drafter_text(deployment)
     known = rows.acceptance_text(law) if law else ""
     slo = ", ".join(
         f"{n[:-2].upper()} {units.show(v, 's')}" for n, v in found.slo.model_dump().items() if v is not None

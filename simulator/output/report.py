@@ -142,10 +142,9 @@ def _ms(seconds: float) -> str:
 def speculate_report(result: SpeculateResult) -> list[Block]:
     """The grid of speed-ups, what is best at each batch, and where each γ stops paying."""
     deployment = result.deployment
-    target, drafter = deployment.target, deployment.drafter
-    title = drafter.title if drafter else NONE
+    target = deployment.target
     return [
-        f"{target.decoder.name} with drafter {title} on {rows.gpus_text(result.deployment)}, {_formats(target.formats)}; "
+        f"{target.decoder.name} with drafter {rows.drafter_text(deployment)} on {rows.gpus_text(result.deployment)}, {_formats(target.formats)}; "
         f"{rows.acceptance_text(result.acceptance)}; context {result.context_tokens:,} tokens; engine: "
         f"{deployment.engine.title}.",
         speculate_sentence(result),

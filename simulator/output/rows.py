@@ -57,8 +57,18 @@ def deployment_rows(deployment: Deployment) -> list[tuple[str, str]]:
         ("engine", deployment.engine.title),
     ]
     if deployment.drafter is not None:
-        rows.append(("drafter", deployment.drafter.title))
+        rows.append(("drafter", drafter_text(deployment)))
     return [*rows, ("times rest on", target.efficiency.label)]
+
+
+def drafter_text(deployment: Deployment) -> str:
+    """The drafter, and for which models it was made where the target is none of them."""
+    drafter = deployment.drafter
+    if drafter is None:
+        return "–"
+    if not drafter.targets or deployment.target.decoder.name in drafter.targets:
+        return drafter.title
+    return f"{drafter.title} (made for, or measured with, {', '.join(drafter.targets)})"
 
 
 def gpus_text(deployment: Deployment) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.output import rows
 from simulator.output.documents import document_head
-from simulator.output.report import NONE, Block, calibration_line
+from simulator.output.report import Block, calibration_line
 from simulator.output.rows import Table
 from simulator.output.tables import Section
 from simulator.speculation.dynamic_tree import CONFIDENCE_SPREAD
@@ -24,7 +24,7 @@ def tree_report(sizes: TreeSizes) -> list[Block]:
     """Conditions, the answer, and the tables that show it."""
     deployment = sizes.deployment
     title, tree = sizes.drawn
-    drafter = deployment.drafter.title if deployment.drafter else NONE
+    drafter = rows.drafter_text(deployment)
     blocks: list[Block] = [
         f"{deployment.target.decoder.name} with drafter {drafter} on {rows.gpus_text(deployment)}; first candidates: "
         f"{rows.acceptance_text(sizes.base)}; context {sizes.context_tokens:,} tokens; engine: {deployment.engine.title}.",

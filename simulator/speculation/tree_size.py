@@ -156,11 +156,13 @@ def tree_sizes(
     ):
         if not values or not all(1 <= value <= most for value in values):
             raise InputError(field, list(values), f"be at least one number, each between 1 and {most}")
-    heads = deployment.drafter.heads if deployment.drafter and deployment.drafter.kind == "medusa" else MAX_DEPTH
+    medusa = deployment.drafter is not None and deployment.drafter.kind == "medusa"
+    deepest = deployment.drafter.heads if deployment.drafter and medusa else MAX_DEPTH
+    levels = f"{deepest}, the drafter's heads" if medusa else f"{deepest}"
     nodes, batches = tuple(sorted(set(nodes))), tuple(sorted(set(batches)))
-    depths = tuple(sorted(d for d in set(depths) if d <= heads))
+    depths = tuple(sorted(d for d in set(depths) if d <= deepest))
     if not depths:
-        raise InputError("depth", "(all)", f"reach no deeper than the {heads} heads")
+        raise InputError("depth", "(all)", f"be at most {levels}")
     limit = deployment.target.decoder.max_context_tokens
     if context_tokens < 1 or (limit is not None and context_tokens + max(nodes) + 1 > limit):
         rule = f"be at least 1 and leave room for a round in the context of {limit}"
@@ -182,8 +184,8 @@ def tree_sizes(
     chains = [Drafted(Tree.chain(d).shape(passes), law) for d in depths]
     given = None
     if named is not None:
-        if named[1].depth > heads:
-            raise InputError("tree", named[0], f"be no deeper than the {heads} heads")
+        if named[1].depth > deepest:
+            raise InputError("tree", named[0], f"be no deeper than {levels}")
         through = StaticYield(named[1], ranks)
         given = (named[0], Drafted(named[1].shape(passes), TreeAcceptance.of(law, through), named[1]))
     priced: dict[tuple[int, int], Priced] = {}

@@ -72,6 +72,11 @@ def test_measured_ranks(capsys: pytest.CaptureFixture[str]) -> None:
         (["--acceptance", "1.5"], "acceptance"),
         (["--context", "999999"], "context"),
         (["--draft", "ngram", "--acceptance", "0.5"], "rank its candidates"),
+        (["--acceptance", "length:2.9"], "such as length:2.9@4"),
+        (
+            ["--draft", "eagle-llama"],
+            "(codellama-34b, deepseek-v2-lite, deepseek-v3, eagle-llama-3.1-70b, eagle-llama-3.1-8b, ",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,3 +90,24 @@ def test_a_file_that_is_no_tree(folder: Path, capsys: pytest.CaptureFixture[str]
     (folder / "t.yaml").write_text("name: t\npaths: [[0], [1, 0]]\n")
     assert run(*SMALL, "--tree", "t.yaml") == 2
     assert "must have its parent [1] in the tree" in capsys.readouterr().err
+
+
+def test_tree_files_that_make_no_sense(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = [[0] * n for n in range(1, 71)]
+    for paths, complaint in (
+        ([[0, 0]], "must have its parent [0] in the tree"),
+        ([[0], [0]], "must be given once"),
+        ([0], "paths.0=0 must be a list"),
+        (deep, "must be no deeper than 64"),
+    ):
+        (folder / "t.yaml").write_text(json.dumps({"name": "mine", "paths": paths}))
+        assert run(*SMALL, "--tree", "t.yaml", "--json", "o.json") == 2
+        assert complaint in capsys.readouterr().err
+        assert not (folder / "o.json").exists()
+
+
+def test_a_drafter_of_another_model_is_named_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--draft", "mtp-deepseek-v3") == 0
+    assert "(made for, or measured with, deepseek-v3)" in " ".join(capsys.readouterr().out.split())
+    assert run(*SMALL) == 0
+    assert "made for" not in capsys.readouterr().out
