@@ -18,6 +18,8 @@ from simulator.speculation.stretches import LARGEST_ICC
 if TYPE_CHECKING:
     from simulator.speculation.acceptance import Acceptance
 
+LARGEST_REQUEST_ICC = 0.99
+"""Beyond it every request has all of its drafts accepted or none, and the beta quantiles cannot be computed any more."""
 MAX_STRETCH_TOKENS = 1e9
 """Longer stretches than any answer; beyond, their ends are lost in rounding."""
 LEAST_EVERY_TOKENS = 20.0
@@ -170,8 +172,8 @@ class AcceptanceConfig(Record):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise InputError(name, value, "be between 0 and 1")
-        if not 0.0 <= self.request_icc < 1.0:
-            raise InputError("request_icc", self.request_icc, "be at least 0 and below 1")
+        if not 0.0 <= self.request_icc <= LARGEST_REQUEST_ICC:
+            raise InputError("request_icc", self.request_icc, f"be between 0 and {LARGEST_REQUEST_ICC:g}")
         if not 0.0 <= self.stretch_icc <= LARGEST_ICC:
             raise InputError("stretch_icc", self.stretch_icc, f"be between 0 and {LARGEST_ICC:g}")
         for name in ("stretch_tokens", "match_tokens"):

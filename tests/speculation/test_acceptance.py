@@ -185,7 +185,7 @@ def test_short_forms():
         ({"conditional": [0.5] * 65}, "conditional='65 entries' must have 1 to 64 entries"),
         ({"conditional": [0.5, 1.5]}, "must be between 0 and 1 at every depth"),
         ({"marginal": [0.5, 0.6]}, "must not rise with depth (are these conditional rates?)"),
-        ({"alpha": 0.5, "request_icc": 1.0}, "request_icc=1.0 must be at least 0 and below 1"),
+        ({"alpha": 0.5, "request_icc": 1.0}, "request_icc=1.0 must be between 0 and 0.99"),
         ({"alpha": 0.5, "match_probability": 2.0}, "match_probability=2.0 must be between 0 and 1"),
         ({"alfa": 0.5}, "did you mean alpha?"),
     ],
