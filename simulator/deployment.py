@@ -54,6 +54,15 @@ class Deployment:
         """The same without a drafter; its memory becomes KV cache."""
         return replace(self, drafter=None, draft=None)
 
+    def beside(self, drafter: Drafter) -> Deployment:
+        """The same target and engine, which have no drafter yet, with `drafter`. Raises InputError where they do not match."""
+        check_pair(self.target.decoder, drafter)
+        if drafter.looks_up:
+            return replace(self, drafter=drafter)
+        cost = DraftCost(drafter, self.target)
+        engine = self.engine.beside(cost.decoder.head_vocab_size, self.target.decoder.vocab_size)
+        return replace(self, engine=engine, drafter=drafter, draft=cost)
+
     def fit(self, *, context_tokens: int = 1, sequences: int = 1, gamma: int = 0) -> MemoryBudget:
         """Memory of one GPU, with room for the logits of `gamma` drafts per sequence. Raises DoesNotFit."""
         return require_fit(
@@ -145,10 +154,5 @@ def deploy(
         drafter = replace(drafter, tp=draft_tp)
     if drafter is not None and draft_quantization is not None:
         drafter = replace(drafter, quantization=draft_quantization)
-    cost = None
-    if drafter is not None:
-        check_pair(decoder, drafter)
-        if not drafter.looks_up:
-            cost = DraftCost(drafter, target)
-            engine = engine.beside(cost.decoder.head_vocab_size, decoder.vocab_size)
-    return Deployment(target, engine, drafter, cost)
+    plain = Deployment(target, engine, None, None)
+    return plain if drafter is None else plain.beside(drafter)

@@ -78,11 +78,15 @@ def compare_page(found: Comparison, reproduce: str = "memwall compare") -> str:
 
 
 def _finding(found: Comparison) -> str:
-    first, last = found.batches[0], found.batches[-1]
+    """Who is fastest at both ends of what the KV cache holds."""
+    batches = [batch for batch in found.batches if found.plain[batch].fits]
+    if not batches:
+        return "The KV cache holds none of these batches"
+    first, last = batches[0], batches[-1]
     names = ["plain decoding" if (one := found.winner(b)) is None else one.name for b in (first, last)]
     if first == last:
         return f"At batch {first:,} {names[0]} is fastest"
     if names[0] == names[1]:
-        throughout = len({found.winner(b) for b in found.batches}) == 1
+        throughout = len({found.winner(b) for b in batches}) == 1
         return f"{names[0]} is fastest at batch {first:,} {'to' if throughout else 'and'} {last:,}"
     return f"{names[0]} is fastest at batch {first:,}, {names[1]} at {last:,}"

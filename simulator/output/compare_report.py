@@ -95,14 +95,15 @@ def caution(found: Comparison) -> str:
 
 def _race(found: Comparison, among: Sequence[Compared], start: str) -> str:
     """Runs of batches with the same winner, each with its lead at both ends."""
-    winners = [(found.winner(batch, among), batch) for batch in found.batches]
-    runs = [(one, [batch for _, batch in run]) for one, run in groupby(winners, key=lambda pair: pair[0])]
+    winners = [(found.winner(batch, among), found.plain[batch].fits, batch) for batch in found.batches]
+    runs = [(one, [batch for *_, batch in run]) for (one, _), run in groupby(winners, key=lambda found: found[:2])]
     parts: list[str] = []
     named: list[Compared] = []
     for winner, batches in runs:
         at = f"at batch {_batches(batches)}" if len(runs) > 1 or len(batches) == 1 else "at every one of these batches"
         if winner is None:
-            parts.append(f"plain decoding {at}")
+            fits = found.plain[batches[0]].fits
+            parts.append(f"plain decoding {at}" if fits else f"{at} the KV cache does not hold so many")
             continue
         title = winner.name if winner in named else winner.title
         if len(found.texts) > 1 and among is found.compared and winner not in named:

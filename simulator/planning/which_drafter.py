@@ -16,9 +16,9 @@ from simulator.deployment import Deployment
 from simulator.errors import DoesNotFit, InputError, UnknownName
 from simulator.memory import Concurrency, draft_weights_on_gpu, kv_bytes_per_token, weights_on_gpu
 from simulator.planning.crossover import SpeculateResult, speculate
-from simulator.speculation.acceptance import Acceptance, AcceptanceConfig
+from simulator.speculation.acceptance import MAX_GAMMA, Acceptance, AcceptanceConfig
 from simulator.speculation.draft_cost import DraftCost
-from simulator.speculation.drafters import Drafter, check_pair, load_drafter
+from simulator.speculation.drafters import Drafter, load_drafter
 from simulator.speculation.ranks import RankLaw
 from simulator.speculation.shape import PLAIN
 from simulator.speculation.tree_law import StaticYield, TreeAcceptance
@@ -202,8 +202,11 @@ def compare_drafters(
     Raises UnknownName for an unknown drafter, InputError for grids out of bounds or where nothing can be compared, DoesNotFit where the
     target alone does not fit.
     """
+    if not gammas or not all(1 <= gamma <= MAX_GAMMA for gamma in gammas):
+        raise InputError("gamma", list(gammas), f"be at least one number, each between 1 and {MAX_GAMMA}")
     given = dict(acceptance or {})
-    plain = plain.plain()
+    if plain.drafter is not None:
+        raise InputError("draft", plain.drafter.name, "be left out of what drafters are compared for")
     plain.fit(context_tokens=context_tokens)
     wanted = list(dict.fromkeys(names)) or list(dict.fromkeys([*candidates(plain), *given]))
     drafters = [load_drafter(name, base=base) for name in wanted]
@@ -216,8 +219,8 @@ def compare_drafters(
     for i, drafter in enumerate(drafters):
         config = own.get(i, drafter.acceptance)
         try:
-            serving = beside(plain, drafter)
-            serving.fit(context_tokens=context_tokens, gamma=min(gammas, default=1))
+            serving = plain.beside(drafter)
+            serving.fit(context_tokens=context_tokens, gamma=min(gammas))
             possible = _possible(drafter, gammas)
         except (InputError, DoesNotFit) as error:
             left_out.append(LeftOut(drafter.name, drafter.title, "fit", _reason(error)))
@@ -250,16 +253,9 @@ def candidates(plain: Deployment) -> list[str]:
     return found
 
 
-def beside(plain: Deployment, drafter: Drafter) -> Deployment:
-    """`plain` with `drafter`, on the same target. Raises InputError where they do not match."""
-    check_pair(plain.target.decoder, drafter)
-    cost = None if drafter.looks_up else DraftCost(drafter, plain.target)
-    return replace(plain, drafter=drafter, draft=cost)
-
-
 def _possible(drafter: Drafter, gammas: Sequence[int]) -> tuple[int, ...]:
     found = tuple(sorted(g for g in set(gammas) if g <= drafter.most_drafts))
-    if gammas and not found:
+    if not found:
         raise InputError("draft", drafter.name, f"make {min(gammas)} drafts in a row, but makes {drafter.most_drafts}")
     return found
 
