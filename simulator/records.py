@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from simulator.errors import InputError, UnknownName
+from simulator.errors import InputError, UnknownName, nearest
 
 MAX_FILE_BYTES = 16 * 2**20
 """Configuration files are small; anything larger is a mistake and is not parsed."""
@@ -33,7 +34,7 @@ R = TypeVar("R", bound=BaseModel)
 def validate(cls: type[R], data: Any, where: str) -> R:
     """`data` as a `cls`, or an InputError naming the first offending field, its value and the rule it breaks."""
     if not isinstance(data, dict):
-        raise InputError("content", type(data).__name__, "be a mapping of fields to values", where=where)
+        raise _no_mapping(data, where)
     try:
         return cls.model_validate(data)
     except ValidationError as error:
@@ -43,6 +44,20 @@ def validate(cls: type[R], data: Any, where: str) -> R:
         raise
 
 
+def _no_mapping(data: Any, where: str) -> InputError:
+    found = "(empty)" if data is None else type(data).__name__
+    return InputError("content", found, "be a mapping of fields to values", where=where)
+
+
+_PLAIN = {
+    "a valid tuple": "a list",
+    r"a valid dictionary( or instance of \w+)?": "a mapping of fields to values",
+    "a valid string": "text",
+    "a valid integer, unable to parse string as an integer|a valid integer, got a number with a fractional part|a valid integer": "a whole number",
+    "a valid number, unable to parse string as a number|a valid number": "a number",
+    "a valid boolean, unable to interpret input|a valid boolean": "true or false",
+}
+"""Pydantic's words, and those of people."""
 _PLAIN_TYPES = ("str", "int", "float", "bool")
 """What pydantic appends to a field that may be text or a number: the kind it tried. No field of ours is called so."""
 
@@ -67,7 +82,15 @@ def _first_error(cls: type[BaseModel], error: ValidationError, where: str) -> In
             return InputError(tag_field, "(absent)", "be given", where=where)
         known = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
         return UnknownName(tag_field, str(context["tag"]), known, where=where, kind="kind")
-    message = first["msg"].replace("a valid tuple", "a list")
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        rule = first["msg"].replace("Input should be", "be")
+        return InputError(
+            field, first.get("input"), rule, suggestion=nearest(str(first.get("input")), known), where=where
+        )
+    message = first["msg"]
+    for jargon, plain in _PLAIN.items():
+        message = re.sub(jargon, plain, message)
     for lead in ("Input should be ", "Value error, ", "Assertion failed, "):
         message = message.removeprefix(lead)
     rule = message if first["type"] == "value_error" else f"be {message}"
@@ -186,7 +209,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep(where) from None
     if not isinstance(data, dict):
-        raise InputError("content", type(data).__name__, "be a mapping of fields to values", where=where)
+        raise _no_mapping(data, where)
     _check_depth(data, where)
     return data
 
@@ -207,6 +230,11 @@ def _check_depth(data: Any, where: str) -> None:
 
 def _too_deep(where: str) -> InputError:
     return InputError("content", "(too deep)", f"be nested at most {MAX_DEPTH} levels deep", where=where)
+
+
+def read_named(cls: type[R], path: Path) -> R:
+    """The file at `path` as a `cls`, whose name is that of the file where it gives none."""
+    return validate(cls, {"name": path.stem} | read_mapping(path), str(path))
 
 
 def read_record(cls: type[R], path: Path, section: str | None = None) -> R:

@@ -38,11 +38,14 @@ def test_records_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"kind": "rod"}, "here: kind='rod' must be 'road' or 'mountain'"),
+        ({"kind": "rod"}, "here: kind='rod' must be 'road' or 'mountain'; did you mean road?"),
+        ({"kind": 7}, "here: kind=7 must be 'road' or 'mountain'"),
+        ({"wheels": 4}, "here: wheels=4 must be a list"),
+        ({"wheels": [4]}, "here: wheels.0=4 must be a mapping of fields to values"),
         ({"wheels": [{}]}, "here: wheels.0.radius_m='(absent)' must be given"),
-        ({"wheels": [{"radius_m": "wide"}]}, "here: wheels.0.radius_m='wide' must be a valid number"),
+        ({"wheels": [{"radius_m": "wide"}]}, "here: wheels.0.radius_m='wide' must be a number"),
         ({"wheels": [{"radius_m": float("nan")}]}, "here: wheels.0.radius_m=nan must be a finite number"),
-        ({"bell": [1]}, "here: bell=[1] must be a valid"),
+        ({"bell": [1]}, "here: bell=[1] must be text"),
     ],
 )
 def test_the_first_wrong_field_its_value_and_the_rule(change: dict[str, object], text: str) -> None:
@@ -81,7 +84,7 @@ def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
         ("a.yaml", b"radius_m: [1", "content='line 1' must be valid YAML"),
         ("a.yaml", b"radius_m: \x00", "must be valid YAML (special characters are not allowed)"),
         ("a.yaml", b"- 1\n", "content='list' must be a mapping"),
-        ("a.yaml", b"", "content='NoneType' must be a mapping"),
+        ("a.yaml", b"", "content='(empty)' must be a mapping"),
         ("a.json", b'{"a": 1,}', "content='line 1' must be valid JSON"),
         ("a.json", b"\xff\xfe\x00", "content='(binary)' must be UTF-8 text"),
     ],

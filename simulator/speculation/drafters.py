@@ -13,9 +13,9 @@ from simulator.architecture import Decoder, load_decoder
 from simulator.errors import InputError, UnknownName
 from simulator.hardware import Source
 from simulator.quantization import Quantization
-from simulator.records import Record, read_record
+from simulator.records import Record, read_named
 from simulator.speculation.acceptance import MAX_GAMMA, AcceptanceConfig
-from simulator.speculation.shape import PLAIN, DraftShape, chain
+from simulator.speculation.shape import MAX_NODES, PLAIN, DraftShape, chain
 
 Kind = Literal[
     "model", "eagle", "eagle3", "medusa", "mtp", "ngram", "suffix", "early-exit", "lookahead", "sparse-kv",
@@ -53,9 +53,9 @@ class DrafterFile(Record):
     """The layout of ``workloads/drafters/*.yaml``."""
 
     name: str
-    """Equals the file's name."""
-    title: str
-    """Name for people."""
+    """Equals the file's name, and is that where it is left out."""
+    title: str | None = None
+    """Name for people; left out, the name."""
     kind: Kind
     """How it drafts; see docs/drafters.md."""
     model: str | None = None
@@ -139,6 +139,8 @@ class Drafter:
     @property
     def most_drafts(self) -> int:
         """Drafts in a row that it can make at most."""
+        if self.kind == "lookahead":
+            return min(MAX_GAMMA, MAX_NODES // (self.window + self.guesses))
         return self.heads if self.kind == "medusa" else MAX_GAMMA
 
     def shape(self, gamma: int) -> DraftShape:
@@ -155,6 +157,9 @@ class Drafter:
                 raise InputError("gamma", gamma, f"be at most the {self.heads} heads of {self.name}")
             return chain(gamma, passes=1)
         if self.kind == "lookahead":
+            if gamma > self.most_drafts:
+                rule = f"be at most {MAX_NODES}: so many tokens are verified at once for γ = {gamma}"
+                raise InputError("(window + guesses)·γ", (self.window + self.guesses) * gamma, rule, where=self.name)
             return DraftShape((self.window + self.guesses) * gamma, gamma, ())
         return chain(gamma, passes=0 if self.looks_up else None)
 
@@ -229,11 +234,11 @@ def load_drafter(name: str, *, base: Path | None = None) -> Drafter:
     if path.suffix == ".json":
         decoder = load_decoder(name, base=base)
         return Drafter(name, decoder.name, "model", decoder, None, Quantization(), None, ())
-    file = read_record(DrafterFile, path)
+    file = read_named(DrafterFile, path)
     _check_fields(file, str(path))
     decoder_ = _head(load_decoder(file.model, base=path.parent), file.kind) if file.model else None
     return Drafter(
-        file.name, file.title, file.kind, decoder_, file.tp, file.quantization, file.acceptance, file.targets,
+        file.name, file.title or file.name, file.kind, decoder_, file.tp, file.quantization, file.acceptance, file.targets,
         heads=file.heads or 0, head_layers=file.head_layers, modules=file.modules, exit_layer=file.exit_layer or 0,
         kv_budget_tokens=file.kv_budget_tokens, window=file.window, guesses=file.guesses, parallel=file.parallel,
     )  # fmt: skip
@@ -253,7 +258,7 @@ def _check_fields(file: DrafterFile, where: str) -> None:
     """Raises InputError for a field that this kind of drafter needs and lacks, or has and does not know."""
     if (file.model is not None) != (file.kind in _OWN_MODEL):
         rule = "be given for model, eagle and eagle3, and for no other kind of drafter"
-        raise InputError("model", file.model, rule, where=where)
+        raise InputError("model", file.model or "(absent)", rule, where=where)
     for kind, field in _NEEDS.items():
         if file.kind == kind and getattr(file, field) is None:
             raise InputError(field, "(absent)", f"be given for a drafter of kind {kind}", where=where)

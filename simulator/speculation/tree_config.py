@@ -11,7 +11,7 @@ from pydantic import model_validator
 from simulator import catalog
 from simulator.errors import InputError
 from simulator.hardware import Source
-from simulator.records import Record, read_record
+from simulator.records import Record, read_named
 from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
 from simulator.speculation.dynamic_tree import TOP_K, DynamicYield
 from simulator.speculation.ranks import RankLaw
@@ -141,7 +141,7 @@ class TreeConfig(Record):
 def load_tree(name: str, *, base: FilePath | None = None) -> tuple[Tree, str]:
     """A bundled tree or a tree file, and its title. Raises InputError, UnknownName."""
     path = catalog.locate("tree", name, base=base)
-    file = read_record(TreeFile, path)
+    file = read_named(TreeFile, path)
     try:
         return Tree.from_paths(file.paths), file.title or file.name
     except InputError as error:

@@ -65,7 +65,7 @@ MISTAKES = [
     (["simulate", "s.yaml", *FILES, "--set", "seed"], "look like"),
     (["simulate", "s.yaml", *FILES, "--set", ".=3"], "look like"),
     (["simulate", "s.yaml", *FILES, "--set", "seed=[1"], "YAML"),
-    (["simulate", "s.yaml", *FILES, "--set", "seed=null"], "must be a valid integer"),
+    (["simulate", "s.yaml", *FILES, "--set", "seed=null"], "must be a whole number"),
     (["simulate", "s.yaml", *FILES, "--set", "model.x=1"], "single value"),
     (["simulate", "s.yaml", *FILES, "--set", "tp=3"], "tp=3 must divide"),
     (["simulate", "s.yaml", *FILES, "--set", "model=llama-3.1-405b", "--set", "speculation=null"], "more than the"),

@@ -180,7 +180,7 @@ def test_short_forms():
         ({"alpha": 1.2}, "alpha=1.2 must be between 0 and 1"),
         ({"alpha": -0.1}, "alpha=-0.1 must be between 0 and 1"),
         ({"alpha": float("nan")}, "alpha=nan must be"),
-        ({"alpha": "high"}, "alpha='high' must be a valid number"),
+        ({"alpha": "high"}, "alpha='high' must be a number"),
         ({"conditional": []}, "conditional='0 entries' must have 1 to 64 entries"),
         ({"conditional": [0.5] * 65}, "conditional='65 entries' must have 1 to 64 entries"),
         ({"conditional": [0.5, 1.5]}, "must be between 0 and 1 at every depth"),

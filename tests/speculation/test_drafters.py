@@ -49,7 +49,8 @@ def test_own_file_with_acceptance_and_formats(tmp_path):
         ({"kind": "ngram"}, "must be given for model, eagle and eagle3"),
         ({"model": None}, "must be given for model, eagle and eagle3"),
         ({"model": "lama-3.2-1b"}, "did you mean llama-3.2-1b?"),
-        ({"kind": "eagel"}, "kind='eagel' must be"),
+        ({"kind": "eagel"}, "did you mean eagle?"),
+        ({"quantization": "int4"}, "quantization='int4' must be a mapping of fields to values"),
         ({"kind": "medusa", "model": None}, "heads='(absent)' must be given for a drafter of kind medusa"),
         ({"kind": "early-exit", "model": None}, "exit_layer='(absent)' must be given"),
         ({"kind": "sparse-kv", "model": None}, "kv_budget_tokens='(absent)' must be given"),
@@ -168,6 +169,19 @@ def test_the_shape_each_kind_verifies(name, gamma, shape):
     drafter = load_drafter(name)
     assert drafter.shape(gamma) == shape
     assert drafter.shape(0) == PLAIN
+
+
+def test_a_file_is_named_by_its_name(tmp_path):
+    drafter = own_file(tmp_path, name=None, title=None)
+    assert (drafter.name, drafter.title) == ("mine", "mine")
+
+
+def test_lookahead_verifies_no_more_than_there_is_room_for(tmp_path):
+    drafter = own_file(tmp_path, kind="lookahead", model=None, window=100, guesses=56)
+    assert drafter.most_drafts == 3
+    assert drafter.shape(3).nodes == 468
+    with pytest.raises(InputError, match=r"mine: \(window \+ guesses\)·γ=624 must be at most 512"):
+        drafter.shape(4)
 
 
 def test_medusa_has_no_more_drafts_than_heads():
