@@ -28,9 +28,11 @@ def compare_figure(found: Comparison) -> go.Figure:
     for index, one in enumerate(found.compared):
         look = style.series_style(index)
         choices = [one.choices[b] for b in batches]
+        symbol = style.SERIES_SYMBOLS[index % len(style.SERIES_SYMBOLS)]
         highest = max(highest, *(c.speedup for c in choices), *(c.interval.high for c in choices))
         figure.add_scatter(
             x=batches, y=[c.speedup for c in choices], mode="lines+markers", name=style.text(one.name), **look,
+            marker_symbol=[symbol if c.priced.fits else f"{symbol}-open" for c in choices],
             customdata=[
                 [drafts_text(c), c.priced.round.tokens_per_sequence, c.interval.low, c.interval.high, c.cost_ratio,
                  "" if c.priced.fits else "<br>the KV cache does not fit"]
@@ -54,6 +56,8 @@ def compare_figure(found: Comparison) -> go.Figure:
     figure.update_yaxes(title="speed-up, ×", range=[0, highest * 1.08])
     tag = f"{style.tag_of(found.deployment)}; context {found.context_tokens} tokens; each drafter at its best drafts, acceptance from "
     tag += found.texts[0] if len(found.texts) == 1 else "different texts: " + "; ".join(found.texts)
+    if any(not c.priced.fits for one in found.compared for c in one.choices.values()):
+        tag += "; open marks: more sequences than the KV cache holds"
     style.finish(figure, finding=_finding(found), tag=tag, height=460)
     return style.legend_below(figure, offset=-0.18)
 

@@ -70,7 +70,7 @@ def verdict(found: Comparison) -> str:
     if len(found.texts) > 1:
         for text in found.texts:
             same = found.on(text)
-            if len(same) > 1:
+            if len(same) > 1 and any(plain.fits for plain in found.plain.values()):
                 which = "with rates given" if text == GIVEN else f"measured on {text}"
                 sentences.append(_race(found, same, f"Of the {len(same)} {which}, fastest is "))
     return " ".join([*sentences, *_cheaper(found), *_open(found), caution(found)]).strip()
@@ -95,7 +95,9 @@ def caution(found: Comparison) -> str:
 
 def _race(found: Comparison, among: Sequence[Compared], start: str) -> str:
     """Runs of batches with the same winner, each with its lead at both ends."""
-    winners = [(found.winner(batch, among), found.plain[batch].fits, batch) for batch in found.batches]
+    everybody = among is found.compared
+    batches_said = [batch for batch in found.batches if everybody or found.plain[batch].fits]
+    winners = [(found.winner(batch, among), found.plain[batch].fits, batch) for batch in batches_said]
     runs = [(one, [batch for *_, batch in run]) for (one, _), run in groupby(winners, key=lambda found: found[:2])]
     parts: list[str] = []
     named: list[Compared] = []
@@ -105,8 +107,8 @@ def _race(found: Comparison, among: Sequence[Compared], start: str) -> str:
             fits = found.plain[batches[0]].fits
             parts.append(f"plain decoding {at}" if fits else f"{at} the KV cache does not hold so many")
             continue
-        title = winner.name if winner in named else winner.title
-        if len(found.texts) > 1 and among is found.compared and winner not in named:
+        title = winner.title if everybody and winner not in named else winner.name
+        if len(found.texts) > 1 and everybody and winner not in named:
             title += f" (acceptance: {winner.dataset})"
         named.append(winner)
         parts.append(f"{title} {at}, {_leads(found, among, winner, batches)}")
