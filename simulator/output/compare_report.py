@@ -16,7 +16,7 @@ from simulator.planning.which_drafter import GIVEN, Choice, Compared, Comparison
 
 _NOTES = {
     "*": "* fastest at its batch",
-    "°": "° more drafts in a row than acceptance was measured for: the last rate is taken to hold",
+    "°": "° more drafts in a row than acceptance was measured for: rates beyond are extrapolated",
     "+": "+ the most that were tried: more may be faster still",
     "t": "trees: for an engine that drafts them; candidates after the first as usual (an estimate)",
     "(": "( ) more sequences than the KV cache holds at this context",
@@ -153,7 +153,7 @@ def _open(found: Comparison) -> list[str]:
         least = first.known_to[0] if first.known_to else first.speedup
         most = second.known_to[1] if second.known_to else second.speedup
         if least < most:
-            batches.setdefault((ranking[0].title, ranking[1].title), []).append(batch)
+            batches.setdefault((ranking[0].name, ranking[1].name), []).append(batch)
     return [
         f"At batch {_batches(of)} it is open whether {a} or {b} is faster: one number is all that is known of acceptance."
         for (a, b), of in batches.items()
