@@ -135,7 +135,7 @@ class Scenario(Record):
 
 def _engines_own(data: dict[str, Any], where: str) -> dict[str, Any]:
     """`data` with an engine's own speculative configuration (``speculation: {vllm: …}``) in our terms; what else the mapping says
-    goes before it."""
+    goes before it. That engine serves unless another one is named."""
     from simulator.speculation import engine_config, engine_flags, engine_trtllm  # which few scenarios need
 
     readers: dict[str, Callable[[Any, Any], Any]] = {
@@ -154,7 +154,7 @@ def _engines_own(data: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(engine, dict):
         return {**data, "speculation": own}  # which is refused for its engine
     read = readers[named[0]](theirs, data.get("model"))
-    engine = dict(engine)
+    engine = {"name": named[0]} | engine
     for name, value in read.settings.items():
         engine.setdefault(name.removeprefix("engine."), value)
     return {**data, "speculation": {**read.speculation, **own}, **({"engine": engine} if engine else {})}

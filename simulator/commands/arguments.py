@@ -209,7 +209,9 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--activations", metavar="FORMAT", help="format of the matrix products' inputs (by the weights')"
     )
-    group.add_argument("--engine", metavar="NAME", default="vllm", help="serving engine (vllm)")
+    group.add_argument(
+        "--engine", metavar="NAME", help="serving engine (vllm; with an engine's own configuration, that one)"
+    )
     group.add_argument("--link", metavar="NAME", help="link between the GPUs (the GPU's own)")
 
 
@@ -228,6 +230,6 @@ def deployment(
     quantization = validate(Quantization, formats, "")
     return deploy(
         args.model, args.gpu, tp=args.tp, pp=args.pp, ep=args.ep, quantization=quantization,
-        engine=validate(EngineChoice, {"name": args.engine, **engine}, "engine") if engine else args.engine,
+        engine=validate(EngineChoice, {"name": args.engine or "vllm", **(engine or {})}, "engine"),
         draft=draft, link=args.link, **drafter,
     )  # fmt: skip

@@ -207,7 +207,7 @@ def _scenario(args: argparse.Namespace) -> Scenario:
     formats = {n: getattr(args, n) for n in ("weights", "kv", "activations") if getattr(args, n) is not None}
     return load_scenario({
         "model": args.model, "gpu": args.gpu, "tp": args.tp, "pp": args.pp, "ep": args.ep, "quantization": formats,
-        "engine": args.engine, "link": args.link, "speculation": {"draft": args.draft}, "slo": slo, "seed": args.seed or 0,
+        "engine": args.engine or "vllm", "link": args.link, "speculation": {"draft": args.draft}, "slo": slo, "seed": args.seed or 0,
         "traffic": {"kind": "poisson", "rate_per_s": 1, "requests": args.requests, "lengths": {"prompt": 1, "output": 2}},
     }, where="options")  # fmt: skip
 

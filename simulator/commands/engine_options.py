@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from simulator.scenario import Scenario
     from simulator.speculation.engine_fields import EngineSpeculation
 
-_NAMES = ("speculative_config", "sglang_flags", "trtllm_config")
+_NAMES = {"speculative_config": "vllm", "sglang_flags": "sglang", "trtllm_config": "tensorrt-llm"}
+"""Options, and whose configuration each takes."""
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +52,17 @@ def engine_speculation(args: argparse.Namespace, target: str | None) -> EngineSp
     return read_tensorrt_llm(text, target)
 
 
-def remarks(read: EngineSpeculation | None) -> list[str]:
-    """A paragraph on what became of the options, for the end of a report; none where all of them count."""
+def own_engine(args: argparse.Namespace) -> str | None:
+    """The engine whose configuration is given; None without one."""
+    return next((engine for name, engine in _NAMES.items() if getattr(args, name) is not None), None)
+
+
+def remarks(args: argparse.Namespace, read: EngineSpeculation | None, engine: str) -> list[str]:
+    """A paragraph on what became of the options, for the end of a report; none where all of them count. `engine`: what serves."""
     lines = read.remarks() if read is not None else []
+    theirs = own_engine(args)
+    if theirs is not None and theirs != engine:
+        lines.append(f"It is {theirs}'s; what schedules and takes the host's time is {engine}.")
     return [f"Of the engine's configuration: {' '.join(lines)}"] if lines else []
 
 
@@ -66,7 +75,7 @@ def as_changes(read: EngineSpeculation, current: Any) -> list[tuple[str, Any]]:
     return [("speculation", fields), *read.settings.items()]
 
 
-def deployment_changes(read: EngineSpeculation | None) -> dict[str, Any]:
+def deployment_changes(args: argparse.Namespace, read: EngineSpeculation | None) -> dict[str, Any]:
     """The same for a deployment outside of a scenario: keywords of `arguments.deployment`."""
     if read is None:
         return {}
@@ -74,8 +83,9 @@ def deployment_changes(read: EngineSpeculation | None) -> dict[str, Any]:
     from simulator.records import validate
 
     formats = read.speculation.get("draft_quantization")
+    own = {} if args.engine is not None else {"name": own_engine(args)}
     return {
-        "engine": {name.removeprefix("engine."): value for name, value in read.settings.items()},
+        "engine": own | {name.removeprefix("engine."): value for name, value in read.settings.items()},
         "draft_tp": read.speculation.get("draft_tp"),
         "draft_quantization": validate(Quantization, formats, "draft_quantization") if formats else None,
     }

@@ -15,6 +15,7 @@ from simulator.commands.engine_options import (
     add_engine_options,
     as_changes,
     engine_speculation,
+    own_engine,
     remarks,
 )
 from simulator.errors import InputError
@@ -121,7 +122,10 @@ def run(args: argparse.Namespace) -> int:
     blocks = simulation_report(result, wall_s, extra.intervals, extra.replications)
     if extra.left_out:
         blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
-    blocks += [*acceptance_doubt(scenario), *remarks(engine_speculation(args, scenario.model))]
+    blocks += [
+        *acceptance_doubt(scenario),
+        *remarks(args, engine_speculation(args, scenario.model), scenario.engine.name),
+    ]
     print_blocks([*blocks, *written(args.rows, args.json, args.html)])
     if extra.left_out or any(run.interrupted == STOPPED for run in result.runs):
         print("memwall: interrupted", file=sys.stderr)
@@ -197,6 +201,8 @@ def changed_scenario(args: argparse.Namespace) -> Scenario:
     model = data.get("model")
     read = engine_speculation(args, model if isinstance(model, str) else None)
     changes = [] if read is None else as_changes(read, data.get("speculation"))
+    if read is not None and data.get("engine") is None:
+        data["engine"] = own_engine(args)
     changes += [_parsed(text) for text in args.changes]
     if args.trace is not None:
         # The load belongs to the traffic that is replaced: a trace brings its own.

@@ -77,10 +77,12 @@ def run(args: argparse.Namespace) -> None:
 
     read = engine_speculation(args, args.model)
     fields = read.speculation if read is not None else {}
+    if read is not None and args.draft is not None:
+        raise InputError("draft", args.draft, "be left out where an engine's configuration names the drafter")
     draft = fields.get("draft", args.draft)
     if draft is None:
         raise MemwallError("speculate needs --draft (see memwall speculate --help)")
-    serving = deployment(args, draft, **deployment_changes(read))
+    serving = deployment(args, draft, **deployment_changes(args, read))
     most = min(8, serving.drafter.most_drafts) if serving.drafter else 8
     gammas = args.gamma or tuple(sorted({*range(1, most + 1), *([fields["gamma"]] if fields else [])}))
     config, kind = (
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
         from simulator.figures.page import speculate_page
 
         write_text(args.html, speculate_page(result), "--html")
-    print_blocks([*blocks, *remarks(read), *written(args.csv, args.json, args.html)])
+    print_blocks([*blocks, *remarks(args, read, serving.engine.name), *written(args.csv, args.json, args.html)])
 
 
 def _acceptance(args: argparse.Namespace, serving: Deployment, engine: Any) -> AcceptanceConfig:

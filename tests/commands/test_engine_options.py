@@ -7,6 +7,7 @@ import pytest
 
 from simulator.commands import arguments
 from simulator.errors import InputError
+from simulator.scenario import load_scenario
 from tests.commands.lines import SPECULATE, run
 
 VLLM = {
@@ -128,3 +129,26 @@ def test_one_number_with_its_gamma(text: str, fields: dict[str, object]) -> None
 def test_one_number_without_its_gamma_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="acceptance="):
         arguments.acceptance(text)
+
+
+def test_the_engine_whose_configuration_it_is_serves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--sglang-flags", "--speculative-algorithm NGRAM --speculative-num-draft-tokens 5", "--acceptance", "0.6"]
+    assert run(*LLAMA, *flags) == 0
+    out = words(capsys)
+    assert "engine: SGLang" in out
+    assert "what schedules" not in out
+    assert run(*LLAMA, *flags, "--engine", "vllm") == 0
+    out = words(capsys)
+    assert "engine: vLLM" in out
+    assert "It is sglang's; what schedules and takes the host's time is vllm." in out
+    served = {"sglang": "--speculative-algorithm NGRAM --speculative-num-draft-tokens 5", "acceptance": 0.6}
+    base = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "traffic": "chat", "speculation": served}
+    assert load_scenario(base).engine.name == "sglang"
+    assert load_scenario(base | {"engine": {"max_sequences": 8}}).engine.name == "sglang"
+    assert load_scenario(base | {"engine": "vllm"}).engine.name == "vllm"
+
+
+def test_one_drafter_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    config = '{"method": "ngram", "num_speculative_tokens": 4}'
+    assert run(*LLAMA, "--speculative-config", config, "--draft", "suffix", "--acceptance", "0.6") == 2
+    assert "draft='suffix' must be left out where an engine's configuration names" in capsys.readouterr().err
