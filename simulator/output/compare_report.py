@@ -54,7 +54,7 @@ def tables(found: Comparison) -> list[Section]:
     if found.left_out:
         body = [(left.name, left.reason, how_to_give(left)) for left in found.left_out]
         note = ""
-        if any(left.why == "acceptance" for left in found.left_out):
+        if any(left.why != "fit" for left in found.left_out):
             note = (
                 "RATES: by position as your engine logs them, marginal:0.7,0.5,0.3, or one number such as length:2.9@4; SHARE: of "
                 "rounds that find a draft"
@@ -162,8 +162,10 @@ def _open(found: Comparison) -> list[str]:
 
 def how_to_give(left: LeftOut) -> str:
     """What to add to the command; a dash where nothing helps."""
-    if left.why != "acceptance":
+    if left.why == "fit":
         return NONE
+    if left.why == "text":
+        return f"--drafts …,{left.name} if yours is such text"
     return f"--acceptance {left.name}=RATES" + ("/match:SHARE" if left.looks_up else "")
 
 

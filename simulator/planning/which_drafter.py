@@ -136,7 +136,7 @@ class LeftOut:
 
     name: str
     title: str
-    why: Literal["acceptance", "fit"]
+    why: Literal["acceptance", "fit", "text"]
     """No acceptance is known, or it does not go with the target."""
     reason: str
     """In words that go on after its name."""
@@ -197,7 +197,8 @@ def compare_drafters(
     base: Path | None = None,
 ) -> Comparison:
     """Every drafter of `names` (left out: `candidates`, and those with `acceptance`) beside `plain`, by batch. `acceptance` goes
-    before what is published; trees of so many nodes are tried where the drafter ranks its candidates.
+    before what is published. Nobody asked for by name is compared by what is published of one kind of text that it copies from
+    (look-ups), unless there is nothing else. Trees of so many nodes are tried where the drafter ranks its candidates.
 
     Raises UnknownName for an unknown drafter, InputError for grids out of bounds or where nothing can be compared, DoesNotFit where the
     target alone does not fit.
@@ -215,7 +216,7 @@ def compare_drafters(
         if name not in known:
             raise UnknownName("acceptance", name, [d.name for d in drafters], kind="one of the drafters compared")
     own = {known[name]: config for name, config in given.items()}
-    compared, left_out = [], []
+    compared, left_out, copying = [], [], []
     for i, drafter in enumerate(drafters):
         config = own.get(i, drafter.acceptance)
         try:
@@ -227,8 +228,25 @@ def compare_drafters(
             continue
         if config is None:
             left_out.append(_unpublished(drafter))
+            continue
+        inputs = (serving, drafter, config, i in own, possible, trees, batches, context_tokens)
+        if drafter.looks_up and not names and i not in own:
+            copying.append(inputs)
         else:
-            compared.append(_compared(serving, drafter, config, i in own, possible, trees, batches, context_tokens))
+            compared.append(_compared(*inputs))
+    if compared:
+        left_out += [
+            LeftOut(
+                d.name,
+                d.title,
+                "text",
+                f"it copies from the text; published of {config.dataset or 'one text'} alone",
+                True,
+            )
+            for _, d, config, *_ in copying
+        ]
+    else:
+        compared = [_compared(*inputs) for inputs in copying]
     if not compared:
         first = left_out[0]
         more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""

@@ -23,9 +23,9 @@ def test_tables_and_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     out = text_of(capsys)
     for words in (
         "Fastest is",
-        "Beware: acceptance is of different texts",
+        "Beware: acceptance was measured on MT-bench, greedy by different people",
         "this compares published figures, not drafters on your traffic",
-        "Of the 2 measured on MT-bench, greedy, fastest is eagle3-llama-3.1-8b",
+        "--drafts …,ngram-code-edits if yours is such text",
         "speed-up over plain decoding",
         "sequences without",
         "where acceptance comes from",
@@ -36,6 +36,10 @@ def test_tables_and_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         "calibrated (h100-sxm)",
     ):
         assert words in out
+    assert run(*COMPARE, "--drafts", "eagle-llama-3.1-8b,eagle3-llama-3.1-8b,ngram-code-edits") == 0
+    of_all = text_of(capsys)
+    assert "Beware: acceptance is of different texts" in of_all
+    assert "Of the 2 measured on MT-bench, greedy, fastest is" in of_all
     document = json.loads((folder / "c.json").read_text())
     assert document["schema"] == "memwall.compare/1"
     assert document["deployment"]["drafter"] is None

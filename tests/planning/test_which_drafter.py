@@ -39,13 +39,22 @@ def test_every_drafter_for_the_model_is_compared_or_left_out_with_a_reason():
     found = compare_drafters(PLAIN, gammas=(2,), batches=(1,))
     names = [one.name for one in found.compared] + [one.name for one in found.left_out]
     assert sorted(names) == candidates(PLAIN)
-    assert {"eagle-llama-3.1-8b", "eagle3-llama-3.1-8b", "ngram-code-edits"} <= {one.name for one in found.compared}
+    assert {"eagle-llama-3.1-8b", "eagle3-llama-3.1-8b"} <= {one.name for one in found.compared}
     for name in set(catalog.names("drafter")) - set(names):
         assert load_drafter(name).targets
         assert "llama-3.1-8b" not in load_drafter(name).targets
     for left in found.left_out:
-        assert load_drafter(left.name).acceptance is None
-        assert left.why == "acceptance"
+        assert (load_drafter(left.name).acceptance is None) == (left.why == "acceptance")
+
+
+def test_what_copies_from_one_kind_of_text_is_compared_where_asked_for_or_alone():
+    left = {one.name: one.why for one in compare_drafters(PLAIN, gammas=(2,), batches=(1,)).left_out}
+    assert left["ngram-code-edits"] == "text"
+    assert (
+        only(compare_drafters(PLAIN, names=["ngram-code-edits"], gammas=(2,), batches=(1,))).name == "ngram-code-edits"
+    )
+    alone = compare_drafters(deploy("qwen3-14b", "h100-sxm"), gammas=(2,), batches=(1,))
+    assert "ngram-code-edits" in {one.name for one in alone.compared}
 
 
 def test_modules_of_the_model_itself_are_offered():
