@@ -165,7 +165,7 @@ def how_to_give(left: LeftOut) -> str:
     if left.why == "fit":
         return NONE
     if left.why == "text":
-        return f"--drafts …,{left.name} if yours is such text"
+        return f"--drafts …,{left.name}"
     return f"--acceptance {left.name}=RATES" + ("/match:SHARE" if left.looks_up else "")
 
 
