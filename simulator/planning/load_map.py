@@ -32,6 +32,8 @@ Kind = Literal["users", "rate"]
 Measure = Literal["speed", "goodput"]
 MOST_LOAD = 1 << 16
 """More users, or requests per second, than any replica meets."""
+WAVERING = 0.07
+"""Share of a load within which a step may go up and down with the number of tokens (tiles of kernels, sizes of CUDA graphs)."""
 LEAST_GAIN = 1.02
 """What is at most this much faster does not pay: repeats of a measurement differ as much, and under a load that is mostly prompts, or beyond what
 either side carries, curves run along 1."""
@@ -182,7 +184,7 @@ class LoadMap:
 
     def crossing(self, drafting: int, work: int, measure: Measure = "speed") -> Crossing:
         """The last load at which the drafting pays. Between loads of the map the curves are evaluated, not interpolated; where
-        one wavers (tile edges) it is the last crossing."""
+        one wavers (tile edges), it pays as far as it does at most of the loads around (`WAVERING`)."""
         key = (drafting, work, measure)
         if key not in self._crossings:
             self._crossings[key] = self._search(drafting, work, measure)
@@ -206,7 +208,7 @@ class LoadMap:
             ratio = np.where(ratio > 2.0 - LEAST_GAIN, np.maximum(ratio, LEAST_GAIN * (1.0 + 1e-9)), ratio)
         sd = np.interp(fine, self.loads, np.nan_to_num(self.log_sd[drafting, work]))
         factor = interval_factor(sd)
-        return Crossing(*(_last(fine, ratio * f) for f in (1.0, 1.0 / factor, factor)))
+        return Crossing(*(last_paying_load(fine, ratio * f) for f in (1.0, 1.0 / factor, factor)))
 
     def last_paying(self, work: int, measure: Measure = "speed") -> float | None:
         """The largest load at which any way to draft pays; None where one pays up to the map's end."""
@@ -220,11 +222,18 @@ def speed_ratio(with_: Load, without: Load) -> FloatArray:
     return np.where(carried, without.tpot_s / with_.tpot_s, with_.requests_per_s / without.requests_per_s)
 
 
-def _last(loads: FloatArray, ratio: FloatArray) -> float | None:
-    pays = np.flatnonzero(ratio > LEAST_GAIN)
-    if not len(pays):
+def last_paying_load(loads: FloatArray, ratio: FloatArray) -> float | None:
+    """The last of `loads` at which `ratio` pays, single ones aside (`WAVERING`); 0 where none does, None where all do to the end."""
+    pays = ratio > LEAST_GAIN
+    at, end = np.arange(len(loads)), len(loads) - 1
+    beside = np.searchsorted(loads, loads * (1.0 + WAVERING), side="right") - 1 - at
+    beside = np.minimum(beside, np.minimum(at, end - at))  # as many on either side: one crossing stays where it is
+    before = np.concatenate([[0], np.cumsum(pays)])
+    mostly = np.flatnonzero(2 * (before[at + beside + 1] - before[at - beside]) > 2 * beside + 1)
+    if not len(mostly):
         return 0.0
-    return None if pays[-1] == len(loads) - 1 else float(loads[pays[-1]])
+    last = int(np.flatnonzero(pays[: mostly[-1] + 1])[-1])
+    return None if last == end else float(loads[last])
 
 
 def chains(deployment: Deployment, law: Acceptance, gammas: Sequence[int]) -> tuple[Drafting, ...]:

@@ -22,7 +22,7 @@ class Reason:
     """The largest of `beyond`."""
     beyond: dict[Cause, float]
     """Seconds beyond a plain step's over its seconds; of ``kv room`` those that the same loss of requests per second stands for.
-    ``prompts``: the time that requests queue for their prompt's turn, over that which they decode."""
+    ``prompts``: what those that are read beside a round take beyond those beside a plain step."""
     gained: float
     """Tokens of a round beyond the first: what may be spent on it, in plain steps."""
     batch: int
@@ -48,34 +48,40 @@ def reason_at(found: LoadMap, drafting: int, work: int, load: float) -> Reason:
     there, plain = (found.axis.states(c, loads, found.slo) for c in (with_, without))
     batch = max(1, min(round(float(there.batch[0])), with_.most, without.most))
     i, answer = batch - 1, with_.work.output_tokens - 1.0
-    round_, step = (tuple(float(part[i]) for part in c.alone) for c in (with_, without))
+    # Steps as a sequence sees them, prompts beside it included; `alone` are those without.
+    round_, step = (tuple(float(part[i]) for part in c.parts) for c in (with_, without))
+    alone, alone_step = (float(c.alone.verify_s[i]) for c in (with_, without))
     step_s, round_s = sum(step), sum(round_)
     tokens = answer / with_.rounds
     plain_batch = min(round(float(plain.batch[0])), without.most)
     kept = float(without.requests_per_s[i] / without.requests_per_s[plain_batch - 1])
     beyond: dict[Cause, float] = {
-        "verification": (round_[0] - step[0]) / step_s,
+        "verification": (alone - alone_step) / step_s,
         "drafter": round_[1] / step_s,
         "host": (round_[2] - step[2]) / step_s,
-        "prompts": float(with_.line_s[i] / (with_.stay_s[i] - with_.first_s[i])),
+        "prompts": ((round_[0] - alone) - (step[0] - alone_step)) / step_s,
         "kv room": tokens * max(0.0, 1.0 - kept) if plain_batch > batch and found.axis.kind == "users" else 0.0,
     }
     cause = max(beyond, key=lambda c: beyond[c])
-    if with_.line_s[i] > QUEUED * with_.stay_s[i]:  # the step is the same whatever it decodes
-        cause = "prompts"
+    queued = with_.line_s[i] > QUEUED * with_.stay_s[i]
+    if queued:  # the step is the same whatever it decodes
+        return Reason(
+            "prompts", beyond, tokens - 1.0, batch,
+            f"prompts come faster than the token budget reads them at {batch:,} requests, with drafts or without",
+        )  # fmt: skip
     shape = found.draftings[drafting].shape
     if cause == "verification":
         said = (
             f"verification {_bound(found, work, batch, shape.nodes + 1)} at batch {batch:,}: "
-            f"{shape.nodes + 1} tokens cost {round_[0] / step[0]:.2g} times one"
+            f"{shape.nodes + 1} tokens cost {alone / alone_step:.2g} times one"
         )
     elif cause == "drafter":
         said = f"the drafter's passes take {round_[1] / round_s:.0%} of the round at batch {batch:,}"
     elif cause == "prompts":
-        return Reason(
-            cause, beyond, tokens - 1.0, batch,
-            f"prompts come faster than the token budget reads them at {batch:,} requests, with drafts or without",
-        )  # fmt: skip
+        said = (
+            f"fewer rounds per answer have more prompts each: they take {(round_[0] - alone) / round_s:.0%} of a round at batch {batch:,}, "
+            f"and {(step[0] - alone_step) / step_s:.0%} of a plain step"
+        )
     elif cause == "host":
         said = (
             f"the host's part is {round_[2] / round_s:.0%} of the round at batch {batch:,}, {round_[2] / step[2]:.2g} times that of a "
@@ -83,7 +89,8 @@ def reason_at(found: LoadMap, drafting: int, work: int, load: float) -> Reason:
         )
     else:
         said = f"the drafter leaves the KV cache room for {with_.most:,} requests at once instead of {without.most:,}"
-    sentence = f"{said}; a round yields {tokens:.2f} tokens and takes {round_s / step_s:.2f} plain steps"
+    shared = ", prompts beside both" if step[0] > alone_step else ""
+    sentence = f"{said}; a round yields {tokens:.2f} tokens and takes {round_s / step_s:.2f} plain steps{shared}"
     return Reason(cause, beyond, tokens - 1.0, batch, sentence)
 
 

@@ -14,6 +14,7 @@ from simulator.planning.load_map import (
     LoadAxis,
     chains,
     default_rates,
+    last_paying_load,
     load_map,
     speed_ratio,
     trees,
@@ -76,6 +77,20 @@ def test_a_crossing_pays_and_the_load_after_it_does_not(axis):
         ratio = speed_ratio(axis.states(of, at, Slo()), axis.states(plain, at, Slo()))
         assert ratio[0] > LEAST_GAIN
         assert np.all(ratio[1:] <= LEAST_GAIN)
+
+
+def test_where_the_gain_wavers_the_crossing_is_where_it_mostly_pays():
+    loads = np.arange(1.0, 257.0)
+
+    def last(pays):
+        return last_paying_load(loads, np.where(pays, 1.1, 1.0))
+
+    assert last(loads <= 100) == 100  # a single crossing stays where it is
+    assert last((loads <= 100) | (loads == 110) | (np.abs(loads - 212) <= 2)) == 100
+    assert last((loads <= 120) & (loads != 90) & (np.abs(loads - 105) > 1)) == 120
+    assert last(loads > 200) is None
+    assert last(loads > 300) == 0.0
+    assert last(loads == 1.0) == 1.0
 
 
 def test_the_crossing_lies_within_its_interval():
@@ -148,6 +163,24 @@ def test_a_reason_names_the_largest_part_and_its_figures():
     assert "5 tokens cost" in why.sentence
     # Beyond the crossing a round costs about as much as it yields, or more.
     assert sum(why.beyond.values()) == pytest.approx(why.gained, rel=0.25)
+
+
+@pytest.mark.parametrize("context", [512, 4096])
+@pytest.mark.parametrize("users", [1.0, 16.0, 40.0])
+def test_what_a_round_takes_and_yields_is_its_speed_up(context, users):
+    found = mapped(contexts=(context,), gammas=(3,), intervals=False)
+    states = [found.axis.states(c, np.array([users]), Slo()) for c in (found.curves[0][0], found.plain[0])]
+    assert all(state.carried for state in states)
+    why = reason_at(found, 0, 0, users)
+    took = 1.0 + sum(why.beyond.values()) - why.beyond["kv room"]
+    assert (1.0 + why.gained) / took == pytest.approx(float(speed_ratio(*states)[0]), rel=1e-6)
+
+
+def test_prompts_beside_a_round_are_the_reason_where_they_take_most():
+    found = mapped(contexts=(8192,), gammas=(1,), intervals=False)
+    why = reason_at(found, 0, 0, 40.0)
+    assert why.cause == "prompts"
+    assert "fewer rounds per answer have more prompts each" in why.sentence
 
 
 def test_a_heavy_drafter_is_the_reason():
