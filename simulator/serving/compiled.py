@@ -29,7 +29,7 @@ _SOURCES = (
     "serving/compiled.py", "serving/state.py", "serving/heap.py", "serving/kv_cache.py", "serving/line.py",
     "serving/luck.py", "serving/passes.py", "serving/drafting.py", "serving/record.py", "serving/batching.py",
     "serving/steady.py", "serving/arrays.py", "serving/replica.py", "serving/routing.py", "serving/pool.py",
-    "serving/model.py", "speculation/shape.py", "speculation/policies.py", "speculation/round.py", "speculation/stretches.py",
+    "serving/model.py", "serving/leaving.py", "serving/verifying.py", "speculation/shape.py", "speculation/policies.py", "speculation/round.py", "speculation/stretches.py",
     "cost/roofline.py", "cost/forward.py", "operators.py", "randomness.py",
 )  # fmt: skip
 

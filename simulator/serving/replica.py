@@ -14,291 +14,29 @@ from simulator.cost.forward import DECODE_QUERY_LIMIT
 from simulator.serving.arrays import one_of, plan_of, record_of, tables_of
 from simulator.serving.batching import schedule
 from simulator.serving.compiled import compiled, compiled_apart
-from simulator.serving.drafting import add_cached, draft_after, draft_before, tree_extra, waited_s
-from simulator.serving.kv_cache import blocks_for, give_back
+from simulator.serving.drafting import add_cached, draft_after, draft_before, waited_s
+from simulator.serving.leaving import cancel, emit, leave_finished, let_go
 from simulator.serving.line import join, next_cancelled, next_overdue, next_ready_s
-from simulator.serving.luck import accepted_drafts, learn, shape_for
 from simulator.serving.passes import (
     add_load,
     attention_alike,
-    attention_equal,
     attention_step,
     has_window,
     linear_step,
     micro_batches,
     part,
 )
-from simulator.serving.record import count_gaps, leave, note, series_add, step_s, store_slot
+from simulator.serving.record import leave, note, series_add, step_s
 from simulator.serving.state import (
-    CANCELLED,
-    DEPTH,
-    EMITTED,
-    FINISHED,
-    HANDED_OVER,
     LEFT,
     MODEL_DRAFTER,
     NGRAM_DRAFTER,
     NO_DRAFTER,
-    NODES,
     REFUSED,
     TIMED_OUT,
-    WAITING,
 )
 from simulator.serving.steady import can_run_steadily, run_steadily
-from simulator.speculation.policies import BY_TABLE
-
-
-@compiled
-def emit(
-    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, blocks: Any, pieces: Any,
-    record: Any,
-) -> None:  # fmt: skip
-    """Tokens of the step that ended reach their users, rejected KV is rolled back, who is done leaves."""
-    kept = 0
-    end_s = replica.clock_s
-    running = replica.running
-    left_before = replica.left
-    for i in range(running):
-        slot = slots[i]
-        if slot.computed_tokens < slot.goal_tokens:
-            slot.computed_tokens += slot.step_tokens
-            if slot.computed_tokens >= slot.goal_tokens:
-                replica.prompts -= 1
-        else:
-            slot.computed_tokens += slot.emitted_tokens
-        emitted = slot.emitted_tokens
-        slot.step_tokens = slot.emitted_tokens = 0
-        status = WAITING
-        if emitted > 0:
-            request = requests[slot.request]
-            slot.left_tokens -= emitted
-            slot.generated_tokens += emitted
-            replica.emitted_tokens += emitted
-            if slot.generated_tokens == emitted:
-                request.first_token_s = end_s
-            else:
-                gap_s = end_s - slot.last_token_s
-                slot.chunks += 1
-                slot.longest_gap_s = max(slot.longest_gap_s, gap_s)
-                if slot.measured == 1:
-                    count_gaps(replica, record, gap_s, 1)
-            slot.last_token_s = end_s
-            note(record, replica, end_s, EMITTED, slot.request, emitted)
-            if slot.left_tokens == 0:
-                status = FINISHED
-            elif config.prefill_only == 1:
-                status = HANDED_OVER
-        if status == FINISHED and config.overlap == 1:
-            finish_held(pool, replica, requests, links, followers, slot, record)
-            status = WAITING
-        if status == WAITING:
-            if kept < i:
-                slots[kept] = slots[i]
-            kept += 1
-        else:
-            depart(pool, config, replica, requests, links, followers, slot, blocks, pieces, record, status)
-    replica.running = kept
-    replica.left_last = replica.left - left_before
-
-
-@compiled
-def leave_finished(
-    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, blocks: Any, pieces: Any,
-    record: Any,
-) -> None:  # fmt: skip
-    """After a steady run: whoever has the whole answer leaves."""
-    kept = 0
-    left_before = replica.left
-    for i in range(replica.running):
-        slot = slots[i]
-        note(record, replica, replica.clock_s, EMITTED, slot.request, slot.emitted_tokens)
-        slot.emitted_tokens = 0
-        if slot.left_tokens == 0 and config.overlap == 0:
-            depart(pool, config, replica, requests, links, followers, slot, blocks, pieces, record, FINISHED)
-        else:
-            if slot.left_tokens == 0:
-                finish_held(pool, replica, requests, links, followers, slot, record)
-            if kept < i:
-                slots[kept] = slots[i]
-            kept += 1
-    replica.running = kept
-    replica.left_last = replica.left - left_before
-    replica.finishing = 0
-
-
-@compiled
-def finish_held(pool: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, record: Any) -> None:
-    """A sequence has its whole answer; the next schedule has been made already, so its blocks and its place stay for that."""
-    slot.held = 1
-    replica.held += 1
-    say_goodbye(pool, replica, requests, links, followers, slot, record, FINISHED)
-
-
-@compiled_apart
-def let_go(config: Any, replica: Any, requests: Any, slots: Any, blocks: Any, pieces: Any, everybody: bool) -> None:
-    """Finished sequences give back their blocks, if they were held for a schedule, or `everybody` is meant; others are held now."""
-    kept = 0
-    for i in range(replica.running):
-        slot = slots[i]
-        if slot.held == 2 or (slot.held == 1 and everybody):
-            give_back(config, replica, blocks, slot, requests[slot.request], pieces)
-            replica.held -= 1
-        else:
-            if slot.held == 1:
-                slot.held = 2
-            if kept < i:
-                slots[kept] = slots[i]
-            kept += 1
-    replica.running = kept
-
-
-@compiled
-def depart(
-    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, blocks: Any, pieces: Any,
-    record: Any, status: int,
-) -> None:  # fmt: skip
-    """A running sequence gives back its blocks and leaves with `status`."""
-    give_back(config, replica, blocks, slot, requests[slot.request], pieces)
-    say_goodbye(pool, replica, requests, links, followers, slot, record, status)
-
-
-@compiled
-def say_goodbye(
-    pool: Any, replica: Any, requests: Any, links: Any, followers: Any, slot: Any, record: Any, status: int
-) -> None:
-    """A running sequence's request has left with `status`."""
-    store_slot(slot, requests[slot.request])
-    note(record, replica, replica.clock_s, LEFT, slot.request, status)
-    leave(pool, replica, requests, links, followers, slot.request, status, replica.clock_s)
-
-
-@compiled_apart
-def cancel(
-    pool: Any, config: Any, replica: Any, requests: Any, links: Any, followers: Any, slots: Any, stack: Any, blocks: Any,
-    pieces: Any, record: Any, index: int,
-) -> None:  # fmt: skip
-    """A request whose user has given up leaves from wherever it is."""
-    if requests[index].status == WAITING:
-        replica.fresh -= 1
-        note(record, replica, replica.clock_s, LEFT, index, CANCELLED)
-        leave(pool, replica, requests, links, followers, index, CANCELLED, replica.clock_s)
-        return
-    for i in range(replica.running):
-        if slots[i].request == index:
-            if slots[i].computed_tokens < slots[i].goal_tokens:
-                replica.prompts -= 1
-            depart(pool, config, replica, requests, links, followers, slots[i], blocks, pieces, record, CANCELLED)
-            for j in range(i + 1, replica.running):
-                slots[j - 1] = slots[j]
-            replica.running -= 1
-            return
-    for i in range(replica.stacked):
-        if stack[i].request == index:
-            if stack[i].swapped_tokens > 0:
-                replica.swapped_blocks -= blocks_for(config, stack[i].swapped_tokens)
-            for j in range(i + 1, replica.stacked):
-                stack[j - 1] = stack[j]
-            replica.stacked -= 1
-            break
-    note(record, replica, replica.clock_s, LEFT, index, CANCELLED)
-    leave(pool, replica, requests, links, followers, index, CANCELLED, replica.clock_s)
-
-
-@compiled
-def draw(config: Any, plan: Any, replica: Any, slots: Any, luck: Any) -> tuple[int, int, int]:
-    """What every sequence will have at the end of the step: `slot.emitted_tokens`, and what its drafts came to.
-
-    Returns (drafted, accepted, sequences that verified drafts).
-    """
-    drafted = accepted = rounds = 0
-    for i in range(replica.running):
-        slot = slots[i]
-        q = slot.step_tokens
-        slot.emitted_tokens = 0
-        if q == 0:
-            continue
-        if slot.computed_tokens < slot.goal_tokens:
-            slot.emitted_tokens = 1 if slot.computed_tokens + q == slot.goal_tokens else 0
-            continue
-        kept = 0
-        if q > 1:
-            kept = accepted_drafts(config, plan, luck, slot, slot.generated_tokens, slot.depth)
-            learn(slot, kept)
-            used = min(kept, slot.left_tokens)
-            slot.rounds += 1
-            slot.drafted_tokens += q - 1
-            slot.accepted_tokens += used
-            rounds += 1
-            drafted += q - 1
-            accepted += used
-        slot.decode_rounds += 1
-        slot.emitted_tokens = min(kept + 1, slot.left_tokens)
-    return drafted, accepted, rounds
-
-
-@compiled
-def widest_round(config: Any, plan: Any, replica: Any, slots: Any) -> int:
-    """Tokens of the widest round in a step: all that its shape has, under a policy by sequence those that there are."""
-    widest = 1
-    for i in range(replica.running):
-        slot = slots[i]
-        if slot.step_tokens > 0 and slot.computed_tokens >= slot.goal_tokens:
-            if config.policy == BY_TABLE:
-                widest = max(widest, 1 + plan.shapes[slot.shape, NODES])
-            else:
-                widest = max(widest, slot.step_tokens)
-    return int(widest)
-
-
-@compiled
-def looks_up(plan: Any, replica: Any, slots: Any) -> bool:
-    """Whether the step's shape, which is that of all who decode, has drafts that somebody has to find."""
-    for i in range(replica.running):
-        slot = slots[i]
-        if slot.step_tokens > 0 and slot.computed_tokens >= slot.goal_tokens:
-            return bool(plan.shapes[slot.shape, NODES] > 0)
-    return bool(plan.shapes[shape_for(plan, 0, 0), NODES] > 0)
-
-
-@compiled
-def has_tree(config: Any, plan: Any, slot: Any) -> bool:
-    """Whether a sequence verifies a tree in this step."""
-    if slot.step_tokens <= 1 or config.policy != BY_TABLE or slot.computed_tokens < slot.goal_tokens:
-        return False
-    return bool(plan.shapes[slot.shape, NODES] > plan.shapes[slot.shape, DEPTH])
-
-
-@compiled_apart
-def tree_s(
-    config: Any, plan: Any, replica: Any, slots: Any, target: Any, loads: Any, counts: Any, cached: Any
-) -> float:
-    """Seconds by which the sequences that verify a tree make a step longer than if it were a chain; 0 where none does."""
-    counts[:] = 0.0
-    loads[:] = 0.0
-    cached[:] = 0.0
-    sequences = kept = width = 0
-    pairs = 0.0
-    alike = True
-    for i in range(replica.running):
-        slot = slots[i]
-        if has_tree(config, plan, slot):
-            q = slot.step_tokens
-            sequences += 1
-            kept += slot.emitted_tokens - 1
-            pairs += float(q) * q
-            alike = alike and width in (0, q)
-            width = q
-            add_cached(target.kinds, cached, slot.computed_tokens)
-            add_load(target.kinds, loads, counts, q, slot.computed_tokens)
-    if sequences == 0:
-        return 0.0
-    bytes_before, flop_before = replica.hbm_bytes, replica.flop
-    if alike and not has_window(target.kinds):
-        attention_s = attention_equal(target, sequences, width, cached, 0.0, loads, counts, replica)
-    else:
-        attention_s = attention_step(target, loads, counts, replica)
-    replica.hbm_bytes, replica.flop = bytes_before, flop_before  # the same bytes and FLOP, slower
-    return float(tree_extra(config, attention_s, pairs, kept))
+from simulator.serving.verifying import draw, looks_up, tree_s, widest_round
 
 
 @compiled
