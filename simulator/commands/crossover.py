@@ -43,6 +43,7 @@ def add(commands: Any) -> None:
         "scenario", metavar="SCENARIO", nargs="?", help="bundled scenario or YAML file, instead of --model …"
     )
     add_deployment(parser)
+    parser.set_defaults(tp=None, pp=None)  # a scenario has its own; 1 without one
     group = parser.add_argument_group("speculation")
     group.add_argument("--draft", metavar="NAME", help="bundled drafter, any model, or a path")
     group.add_argument(
@@ -116,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
     from simulator.planning.schedule import schedule
 
     asked = _asked(args)
+    if args.burstiness != 1.0 and (not args.simulate or asked.axis.kind == "users"):
+        raise InputError("burstiness", args.burstiness, "go with --simulate and arrivals at a --rate")
     found = load_map(asked.deployment, asked.draftings, asked.works, asked.axis, slo=asked.scenario.slo)
     doubt = [
         load_map(asked.deployment, _with_law(asked.draftings, law), asked.works, asked.axis, intervals=False)
@@ -123,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     simulated, whole = (None, True) if not args.simulate else _simulated(args, asked, found)
     blocks = report.crossover_report(found, simulated, doubt)
+    blocks[1:1] = _one_replica(asked.scenario)
     text = ""
     if engine is not None:
         text = report.schedule_text(schedule(found), engine)
@@ -181,6 +185,14 @@ def _asked(args: argparse.Namespace) -> Asked:
     )
 
 
+def _one_replica(scenario: Scenario) -> list[str]:
+    """What a map leaves out of a scenario with several replicas."""
+    if scenario.cluster is None and scenario.replicas == 1:
+        return []
+    whole = "the scenario's cluster" if scenario.cluster is not None else f"the scenario's {scenario.replicas}"
+    return [f"The map is of one replica of {whole}, with the scenario's own GPUs; loads are those of one replica."]
+
+
 def _with_law(draftings: tuple[Drafting, ...], law: Acceptance) -> tuple[Drafting, ...]:
     return tuple(replace(d, law=law) for d in draftings if d.shape.is_chain)
 
@@ -191,7 +203,7 @@ def _scenario(args: argparse.Namespace) -> Scenario:
 
     slo = {name: value for name, value in (("ttft_s", args.ttft), ("tpot_s", args.tpot)) if value is not None}
     if args.scenario is not None:
-        for name in ("model", "gpu"):
+        for name in ("model", "gpu", "tp", "pp", "ep", "weights", "kv", "activations", "engine", "link"):
             if getattr(args, name) is not None:
                 raise InputError(name, getattr(args, name), "be left out with a scenario, which has its own")
         changes: dict[str, Any] = {"slo": slo} if slo else {}
@@ -206,7 +218,7 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         raise MemwallError(f"crossover needs a scenario, or {' and '.join(missing)} (see memwall crossover --help)")
     formats = {n: getattr(args, n) for n in ("weights", "kv", "activations") if getattr(args, n) is not None}
     return load_scenario({
-        "model": args.model, "gpu": args.gpu, "tp": args.tp, "pp": args.pp, "ep": args.ep, "quantization": formats,
+        "model": args.model, "gpu": args.gpu, "tp": args.tp or 1, "pp": args.pp or 1, "ep": args.ep, "quantization": formats,
         "engine": args.engine or "vllm", "link": args.link, "speculation": {"draft": args.draft}, "slo": slo, "seed": args.seed or 0,
         "traffic": {"kind": "poisson", "rate_per_s": 1, "requests": args.requests, "lengths": {"prompt": 1, "output": 2}},
     }, where="options")  # fmt: skip
@@ -331,7 +343,7 @@ def _command(args: argparse.Namespace) -> str:
     words = ["memwall", "crossover"] + ([args.scenario] if args.scenario else [])
     for name in _TOLD:
         value = getattr(args, name)
-        if value is None or value == () or (args.scenario and name in ("tp", "pp", "engine")):
+        if value is None or value == ():
             continue
         text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         words += [f"--{name.replace('_', '-')}", text]

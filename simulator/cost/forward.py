@@ -9,7 +9,7 @@ Three views of one model of cost, equal by test:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -110,6 +110,7 @@ class ForwardCost:
         self.network = network or load_link(gpu.network_link)
         self.shape = attention_shape(decoder, self.formats, tp)
         self.back_to_back = back_to_back
+        self._known: dict[str, FloatArray] = {}
         self._resident_share = self._l2_share() if back_to_back else 0.0
         # Attention multiplies in 16 bit whatever the cache is stored in, unless the model is fp32.
         attention_dtype = "fp32" if self.formats.model_bytes == 4 else "bf16"
@@ -227,16 +228,22 @@ class ForwardCost:
         graphs = capture or EVERY_SIZE
         padded = [graphs.padded(max_tokens, prompts) for prompts in (False, True)]
         points, back = np.unique(np.concatenate(padded), return_inverse=True)
-        linear = self.linear_work(points.astype(float))
+        linear = self._up_to("linear_work", int(points[-1]))[:, points]
         return FastTables(
             linear=np.stack([linear[:, part] for part in np.split(back, 2)]),
-            head=self.head_work(np.arange(max_rows + 1, dtype=float)),
+            head=self._up_to("head_work", max_rows)[:, : max_rows + 1],
             extra_host_s=np.stack([graphs.extra_host_s(max_tokens, prompts) for prompts in (False, True)]),
             kinds=self.kinds,
             decode_rates=self.decode_rates,
             prefill_rates=self.prefill_rates,
             pipeline=self.pp,
         )
+
+    def _up_to(self, work: Literal["linear_work", "head_work"], most: int) -> FloatArray:
+        """`linear_work` or `head_work` of 0..most or more; kept, as deployments ask for the same on graphs of other sizes."""
+        if work not in self._known or self._known[work].shape[1] <= most:
+            self._known[work] = getattr(self, work)(np.arange(most + 1, dtype=float))
+        return self._known[work]
 
     # --- one pass in detail ------------------------------------------------------------------------------------------
     def pass_cost(self, batch: Batch) -> PassCost:

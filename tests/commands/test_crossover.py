@@ -75,6 +75,13 @@ def test_cells_are_kept_and_gone_on_with(folder: Path, capsys: pytest.CaptureFix
     assert Path("c.jsonl").read_bytes() == before
 
 
+def test_a_map_of_several_replicas_says_that_it_is_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("crossover", "chat-8b-h100-eagle", "--gamma", "2", "--rate", "1,4") == 0
+    assert "The map is of one replica of the scenario's 2" in " ".join(capsys.readouterr().out.split())
+    assert run(*SMALL) == 0
+    assert "one replica of" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -94,6 +101,11 @@ def test_cells_are_kept_and_gone_on_with(folder: Path, capsys: pytest.CaptureFix
         ([*BASE, "--acceptance", "0.7", "--rate", "-1"], "rate"),
         ([*SMALL, "--html", "missing/x.html"], "folder that exists"),
         (["crossover", "chat-70b-h200", "--model", "llama-3.1-8b"], "must be left out with a scenario"),
+        (["crossover", "chat-70b-h200", "--tp", "4"], "tp=4 must be left out with a scenario"),
+        (["crossover", "chat-70b-h200", "--engine", "sglang"], "engine='sglang' must be left out with a scenario"),
+        (["crossover", "chat-70b-h200", "--kv", "fp8"], "kv='fp8' must be left out with a scenario"),
+        ([*SMALL, "--burstiness", "0.1"], "burstiness=0.1 must go with --simulate and arrivals"),
+        ([*SMALL, "--burstiness", "0.1", "--simulate"], "burstiness=0.1 must go with --simulate and arrivals"),
         (["crossover", "stock-8b-h100"], "draft='(absent)' must be given, as the scenario does not speculate"),
         (["crossover", "chat-70b-h200", "--output", "5"], "go with --context"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from simulator import catalog
 from simulator.architecture import load_decoder
 from simulator.cost.forward import CAUSES, DECODE_QUERY_LIMIT, Batch, FastTables, ForwardCost
+from simulator.cost.graphs import GraphCapture
 from simulator.cost.roofline import attention_time
 from simulator.cost.streaming import stream
 from simulator.cost.tables import BYTES, FLOP, SECONDS
@@ -66,6 +67,16 @@ def test_three_views_agree(name, batch):
     cost = KINDS[name]
     assert cost.seconds(batch) == pytest.approx(cost.pass_cost(batch).seconds, rel=1e-12)
     assert by_tables(TABLES[name], batch) == pytest.approx(cost.seconds(batch), rel=1e-12)
+
+
+def test_tables_asked_for_again_are_those_of_a_pass_that_was_never_asked():
+    cost = ForwardCost(load_decoder("gpt-oss-20b"), GPU)
+    for most, sizes in ((64, (8, 64)), (300, (16, 32)), (100, (1, 100))):
+        capture = GraphCapture(sizes, "all", 1e-3)
+        fresh = ForwardCost(cost.decoder, GPU).tables(most, most, capture)
+        again = cost.tables(most, most, capture)
+        for name in ("linear", "head", "extra_host_s"):
+            assert np.array_equal(getattr(again, name), getattr(fresh, name))
 
 
 @settings(max_examples=20)
