@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -386,7 +388,16 @@ _GRID: list[Grid] = []
 def _begin(grid: Grid) -> None:
     # Ctrl-C reaches the whole group; the parent decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _GRID[:] = [replace(grid, deployment=RememberedDeployment.of(grid.deployment))]
+
+
+def _end_with_parent() -> None:
+    # A worker waits for cells on a pipe that it holds open itself, so a parent that is killed would leave it waiting for good.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(cell: Cell, key: str) -> Row | None:

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,33 @@ def seen(terminal: int, until: bytes | None = None) -> bytes:
 def test_errors_are_memwall_errors() -> None:
     assert issubclass(UnknownName, InputError)
     assert issubclass(InputError, MemwallError)
+
+
+def test_workers_end_with_a_process_that_is_killed(folder: Path) -> None:
+    compile_step_loop()
+    line = [
+        "crossover",
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        "h100-sxm",
+        "--draft",
+        "ngram",
+        "--acceptance",
+        "0.6",
+        "--gamma",
+        "1..8",
+    ]
+    line += ["--load", "1,2,4,8,16", "--context", "512,1024", "--simulate", "--requests", "5000", "--jobs", "2"]  # fmt: skip
+    argv = [sys.executable, "-m", "simulator.cli", *line, "--out", "cells.jsonl"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+        for _ in range(1200):
+            if Path("cells.jsonl").exists() and Path("cells.jsonl").read_bytes().count(b"\n") >= 2:
+                break
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        # The workers have this pipe too: it ends when the last of them has.
+        process.communicate(timeout=60)
+    kept = Path("cells.jsonl").read_bytes()
+    assert kept.count(b"\n") >= 2
