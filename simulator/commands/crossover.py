@@ -129,9 +129,10 @@ def run(args: argparse.Namespace) -> int:
     blocks[1:1] = _one_replica(asked.scenario)
     text = ""
     if engine is not None:
-        text = report.schedule_text(schedule(found), engine)
+        planned = replace(schedule(found), draft=asked.draft, acceptance=asked.acceptance)
+        text = report.schedule_text(planned, engine)
         if schedule_file is not None:
-            write_text(schedule_file, report.schedule_file(schedule(found), engine), "--schedule")
+            write_text(schedule_file, report.schedule_file(planned, engine), "--schedule")
     if args.csv is not None:
         from simulator.output.columns import write_mappings
 
@@ -162,6 +163,10 @@ class Asked(NamedTuple):
     own_traffic: bool
     laws: tuple[Acceptance, ...]
     """Laws at the ends of what one known number leaves open; none where more is known."""
+    draft: str
+    """The drafter as it was named."""
+    acceptance: dict[str, Any] | None
+    """Acceptance as a scenario has it; None where it is the drafter's own."""
 
 
 def _asked(args: argparse.Namespace) -> Asked:
@@ -180,9 +185,14 @@ def _asked(args: argparse.Namespace) -> Asked:
         raise InputError("gamma", list(args.gamma), "name at least one number of drafts above 0, or give --trees")
     works, own = _works(args, scenario, deployment)
     interval = acceptance_interval(config, kind) or ()
+    drafter = deployment.drafter
+    named = scenario.speculation.draft if scenario.speculation is not None else drafter.name if drafter else ""
+    given = None
+    if drafter is None or config != drafter.acceptance:
+        given = config.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     return Asked(
-        scenario, deployment, draftings, works, _axis(args, scenario, deployment, works, own), own, interval[::2]
-    )
+        scenario, deployment, draftings, works, _axis(args, scenario, deployment, works, own), own, interval[::2], named, given
+    )  # fmt: skip
 
 
 def _one_replica(scenario: Scenario) -> list[str]:

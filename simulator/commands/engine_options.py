@@ -70,9 +70,20 @@ def as_changes(read: EngineSpeculation, current: Any) -> list[tuple[str, Any]]:
     """Changes of a scenario by dotted name. `current` is its ``speculation``: acceptance and whatever else it says of the same
     drafter stay."""
     fields = dict(read.speculation)
+    if isinstance(current, dict) and _same_look_up(current.get("draft"), fields["draft"]):
+        fields["draft"] = current["draft"]  # engines do not tell n-grams of one text from those of another
     if isinstance(current, dict) and current.get("draft") == fields["draft"] and "acceptance" not in fields:
         fields |= {k: v for k, v in current.items() if k == "acceptance"}
     return [("speculation", fields), *read.settings.items()]
+
+
+def _same_look_up(current: Any, engines: str) -> bool:
+    from simulator.speculation.engine_names import kind_of
+
+    try:
+        return isinstance(current, str) and kind_of(current) == kind_of(engines) in ("ngram", "suffix")
+    except InputError:
+        return False
 
 
 def deployment_changes(args: argparse.Namespace, read: EngineSpeculation | None) -> dict[str, Any]:

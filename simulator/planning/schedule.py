@@ -51,6 +51,8 @@ class Schedule:
     """(first batch, γ) with contexts averaged."""
     most_sequences: int
     """Of the engine's batch."""
+    acceptance: dict[str, Any] | None = None
+    """Acceptance as a scenario has it; None where it is the drafter's own."""
 
     @property
     def most(self) -> int:
@@ -69,7 +71,10 @@ class Schedule:
     def yaml(self) -> str:
         """``speculation`` of a scenario, to be pasted into its file."""
         self._some()
-        data = {"speculation": {"draft": self.draft, "gamma": self.most, "policy": self.policy}}
+        speculation = {"draft": self.draft, "gamma": self.most, "policy": self.policy}
+        if self.acceptance is not None:
+            speculation["acceptance"] = self.acceptance
+        data = {"speculation": speculation}
         return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None))
 
     def vllm(self) -> dict[str, Any]:

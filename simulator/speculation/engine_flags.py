@@ -7,14 +7,25 @@ tokens, n − 1 of them drafted.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from simulator.errors import InputError, UnknownName
+from simulator.records import read_mapping
 from simulator.speculation.acceptance import MAX_GAMMA
-from simulator.speculation.engine_fields import EngineSpeculation, Form, Option, count, result, sort_options, steps_of
+from simulator.speculation.engine_fields import (
+    EngineSpeculation,
+    Form,
+    Option,
+    count,
+    result,
+    schedule,
+    sort_options,
+    steps_of,
+)
 from simulator.speculation.engine_names import bundled_name, drafters_of, drafts_elsewhere, kind_of, repository
 from simulator.speculation.shape import MAX_NODES
 
@@ -86,12 +97,19 @@ def read_sglang(flags: Sequence[str] | str, target: str | None = None) -> Engine
             notes.append("the continuations that SGLang's n-gram cache offers side by side are priced as one chain")
     else:
         speculation |= _shape(values, kind, target, notes)
+    options = _OPTIONS
+    slots = _slots(values) if "tree" not in speculation and kind != "ngram" else None
+    if slots is not None:
+        speculation["gamma"] = max(steps for _, steps in slots) or speculation["gamma"]
+        policy = schedule(slots, speculation["gamma"])
+        speculation |= {"policy": policy} if policy is not None else {}
+        options = {**_OPTIONS, "adaptive": Option("flag", "used"), "adaptive_config": Option("text", "used")}
     lossy = [
         f"{name}={values[name]:g}"
         for name in ("accept_threshold_single", "accept_threshold_acc")
         if values.get(name, 1.0) < 1.0
     ]
-    return result(speculation, values, _OPTIONS, notes=notes, lossy=lossy)
+    return result(speculation, values, options, notes=notes, lossy=lossy)
 
 
 def sglang_flags(speculation: Mapping[str, Any]) -> list[str]:
@@ -145,6 +163,28 @@ def _shape(values: Mapping[str, Any], kind: str, target: str | None, notes: list
         raise InputError("speculative-num-draft-tokens", nodes + 1, rule, where=WHERE)
     depth = min(steps, nodes)
     return {"gamma": depth, "tree": {"nodes": nodes, "depth": depth, "kind": "dynamic", "top_k": top_k}}
+
+
+def _slots(values: Mapping[str, Any]) -> list[tuple[int, int]] | None:
+    """(First batch, steps) of the adaptive configuration where each of its slots has one number of steps; None where it chooses
+    among several by what was accepted, or its file is not here. Raises InputError for slots that cannot be."""
+    path = values.get("adaptive_config")
+    if path is None or not values.get("adaptive") or not Path(path).expanduser().is_file():
+        return None
+    found: dict[int, int] = {}
+    for batch, slot in read_mapping(Path(path).expanduser()).items():
+        steps = slot.get("candidate_steps") if isinstance(slot, Mapping) else None
+        whole = isinstance(steps, list) and all(type(n) is int and 0 <= n <= MAX_GAMMA for n in steps)
+        if not whole or not steps or re.fullmatch(r"[1-9]\d{0,6}", str(batch)) is None:
+            rule = f"have first batches as names, and candidate_steps of 0 to {MAX_GAMMA} each"
+            raise InputError(str(batch), slot, rule, where=path)
+        if len(steps) > 1:
+            return None
+        found[int(batch)] = steps[0]
+    if not found:
+        return None
+    slots = sorted(found.items())
+    return slots if slots[0][0] == 1 else [(1, slots[0][1]), *slots[1:]]
 
 
 def _draft(path: str | None, kind: str, target: str | None, notes: list[str]) -> str:

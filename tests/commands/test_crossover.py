@@ -44,6 +44,34 @@ def test_schedules_are_printed(engine: str, said: str, capsys: pytest.CaptureFix
     assert said in capsys.readouterr().out
 
 
+def test_a_schedule_of_ours_is_a_scenarios_speculation(folder: Path) -> None:
+    rates = ["--acceptance", "length:2.5@4", "--request-icc", "0.1"]
+    line = [*BASE, *rates, "--gamma", "1..4", "--load", "1,64,256", "--context", "300,2000"]
+    assert run(*line, "--schedule", "yaml", "s.yaml") == 0
+    written = yaml.safe_load(Path("s.yaml").read_text())
+    assert written["speculation"]["acceptance"] == {"length": 2.5, "at_gamma": 4, "request_icc": 0.1}
+    Path("scenario.yaml").write_text(yaml.safe_dump({**yaml.safe_load(SCENARIO), **written}))
+    assert run("simulate", "scenario.yaml", "--no-intervals") == 0
+    Path("mine.yaml").write_text(yaml.safe_dump({"kind": "ngram", "acceptance": 0.6}))
+    own = [
+        "crossover",
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        "h100-sxm",
+        "--draft",
+        "./mine.yaml",
+        "--load",
+        "1,8",
+        "--gamma",
+        "2",
+    ]
+    assert run(*own, "--schedule", "yaml", "own.yaml") == 0
+    assert yaml.safe_load(Path("own.yaml").read_text())["speculation"] == {
+        "draft": "./mine.yaml", "gamma": 2, "policy": {"table": {"batches": [1], "contexts": [0], "gamma": [[2]]}},
+    }  # fmt: skip
+
+
 def test_a_schedule_where_nothing_pays_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*BASE, "--acceptance", "0", "--load", "1,8", "--gamma", "2", "--schedule", "vllm") == 0
     assert "pays at none" in capsys.readouterr().out

@@ -152,3 +152,11 @@ def test_one_drafter_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     config = '{"method": "ngram", "num_speculative_tokens": 4}'
     assert run(*LLAMA, "--speculative-config", config, "--draft", "suffix", "--acceptance", "0.6") == 2
     assert "draft='suffix' must be left out where an engine's configuration names" in capsys.readouterr().err
+
+
+def test_look_ups_of_an_engine_are_the_scenarios_own(capsys: pytest.CaptureFixture[str]) -> None:
+    config = '{"method": "ngram", "num_speculative_tokens": 4}'
+    assert (
+        run("simulate", "code-edits-ngram", "--requests", "50", "--no-intervals", "--speculative-config", config) == 0
+    )
+    assert "conditional acceptance 0.81, 0.914" in words(capsys)

@@ -1,5 +1,6 @@
 """Maps of load, drafts and context: ratios, crossings that bracket, why, schedules and answers."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +27,7 @@ from simulator.scenario import Speculation
 from simulator.slo import Slo
 from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.engine_config import read_vllm
+from simulator.speculation.engine_flags import read_sglang
 
 PAIR = deploy("llama-3.1-8b", "h100", draft="llama-3.2-1b")
 EAGLE = deploy("llama-3.1-8b", "h100", draft="eagle-llama-3.1-8b")
@@ -246,6 +248,26 @@ def test_a_schedule_for_sglang_has_a_slot_per_range():
     flags, slots = schedule(mapped(gammas=range(1, 7), intervals=False)).sglang()
     assert slots is None
     assert "STANDALONE" in flags
+
+
+def test_what_is_written_for_sglang_is_read_back_with_its_slots(tmp_path, monkeypatch):
+    made = schedule(mapped(EAGLE, gammas=range(1, 7), intervals=False))
+    flags, slots = made.sglang()
+    monkeypatch.chdir(tmp_path)
+    without = read_sglang(flags, "llama-3.1-8b")  # a command of another machine, whose file is not here
+    assert "policy" not in without.speculation
+    assert any("adaptive" in option for option in without.unpriced)
+    (tmp_path / "adaptive_spec.json").write_text(json.dumps(slots))
+    read = read_sglang(flags, "llama-3.1-8b")
+    table = read.speculation["policy"]["table"]
+    assert list(zip(table["batches"], table["gamma"], strict=True)) == list(made.flat)
+    assert read.unpriced == ()
+    (tmp_path / "adaptive_spec.json").write_text(json.dumps({"1": {"candidate_steps": [1, 3]}}))
+    assert "policy" not in read_sglang(flags, "llama-3.1-8b").speculation
+    for wrong in ({"0": {"candidate_steps": [1]}}, {"1": {"candidate_steps": [-1]}}, {"1": [3]}, {"x": {}}):
+        (tmp_path / "adaptive_spec.json").write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match="first batches as names, and candidate_steps"):
+            read_sglang(flags, "llama-3.1-8b")
 
 
 def test_where_nothing_pays_there_is_no_schedule():
