@@ -23,7 +23,7 @@ def drafts_label(drafts: Drafts) -> str:
     largest = max(drafts.plan.shapes, key=lambda shape: shape.nodes)
     return (
         f"tree of {largest.nodes} nodes, depth {largest.depth}"
-        if drafts.is_tree
+        if drafts.is_tree and largest.nodes > largest.depth
         else _shape_text(largest.nodes, largest.depth)
     )
 
@@ -40,10 +40,11 @@ def drafts_text(result: SimulationResult) -> str:
     summary = run.summary
     finished = summary.requests["finished"]
     tokens = sum(c.prompt_tokens + 0.5 * c.output_tokens for c in summary.classes)
-    return _by_batch(run.plan, tokens / finished if finished else 0.0, goodput=drafts.goodput)
+    return plan_text(run.plan, tokens / finished if finished else 0.0, goodput=drafts.goodput)
 
 
-def _by_batch(plan: PlanTables, context_tokens: float, *, goodput: bool) -> str:
+def plan_text(plan: PlanTables, context_tokens: float, *, goodput: bool) -> str:
+    """What `plan` chooses by batch where each sequence holds so many tokens."""
     column = int(np.searchsorted(plan.contexts, context_tokens, side="right")) - 1
     chosen = [int(row[column]) for row in plan.choice]
     if len(set(map(int, plan.choice.ravel()))) == 1:
@@ -52,7 +53,8 @@ def _by_batch(plan: PlanTables, context_tokens: float, *, goodput: bool) -> str:
     runs = [(shape, [i for i, _ in group]) for shape, group in groupby(enumerate(chosen), key=lambda pair: pair[1])]
     if len(runs) > _MOST_RUNS:  # sizes of captured graphs make it waver
         shown = [i for i, batch in enumerate(plan.batches) if batch in (1, 4, 16, 64, 256, 1024)]
-        parts = [f"{_shape_text(*_size(plan, chosen[i]))} for {int(plan.batches[i])}" for i in shown]
+        told = groupby(shown, key=lambda i: _shape_text(*_size(plan, chosen[i])))
+        parts = [f"{text} for {_span([int(plan.batches[i]) for i in places])}" for text, places in told]
         return (
             f"{'most goodput: ' if goodput else ''}{', '.join(parts)} sequences, at {context_tokens:,.0f} tokens each"
         )
@@ -63,6 +65,10 @@ def _by_batch(plan: PlanTables, context_tokens: float, *, goodput: bool) -> str:
         parts.append(f"{_shape_text(*_size(plan, shape))} {until if len(runs) > 1 else 'at every batch'}")
     where = f" at {context_tokens:,.0f} tokens each" if len(plan.contexts) > 1 else ""
     return f"{'most goodput: ' if goodput else ''}{', '.join(parts)}{where}"
+
+
+def _span(batches: list[int]) -> str:
+    return str(batches[0]) if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
 
 
 def _size(plan: PlanTables, shape: int) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def read_sglang(flags: Sequence[str] | str, target: str | None = None) -> Engine
     Raises InputError or UnknownName.
     """
     values = sort_options(_values(_words(flags)), _OPTIONS, WHERE)
-    algorithm = str(values.get("algorithm", "(absent)")).upper()
+    algorithm = str(values["algorithm"]).upper() if "algorithm" in values else "(absent)"
     if algorithm in _UNKNOWN_HERE:
         rule = "be another one: it drafts a block in one pass of several layers, which memwall has no cost for"
         raise InputError("speculative-algorithm", algorithm, rule, where=WHERE)

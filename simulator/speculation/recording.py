@@ -139,6 +139,8 @@ def _recordings(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
         raise InputError("replay", str(path), f"be a readable file ({reason})") from None
+    if text.lstrip()[:1] not in ("{", "["):
+        return  # another log
     whole = _json(text)
     if isinstance(whole, dict):
         lines = [(whole, str(path))]

@@ -95,6 +95,8 @@ class TreeConfig(Record):
                 most = min(self.nodes, MAX_DEPTH)
                 value = self.depth if self.depth is not None else "(absent)"
                 raise InputError("tree.depth", value, f"be given with nodes, between 1 and {most}")
+        if "top_k" in self.model_fields_set and self.kind != "dynamic" and self.top_k != TOP_K:
+            raise InputError("tree.top_k", self.top_k, "go with kind dynamic")
         if not 1 <= self.top_k <= MAX_NODES:
             raise InputError("tree.top_k", self.top_k, f"be between 1 and {MAX_NODES}")
         if self.ranks is not None:

@@ -104,7 +104,12 @@ def test_recordings_that_make_no_sense(tmp_path, change, said):
     [
         ("", "must be a file with recorded rounds"),
         ('{"kind": "header"}\n', "must be a file with recorded rounds"),
-        ("not json\n{}\n", "line 1: content='(damaged)' must be JSON"),
+        ("not json\n{}\n", "must be a file with recorded rounds"),
+        ("{not json\n{}\n", "line 1: content='(damaged)' must be JSON"),
+        (
+            '# HELP\nvllm:spec_decode_num_drafts_total 5\nvllm:spec_decode_num_accepted_tokens_per_pos_total{position="0"} 3\n',
+            "must be a file with recorded rounds",
+        ),
         ("[" * 100_000 + "\n", "line 1: content='(damaged)' must be JSON"),
         ("\xff\xfe", "must be a readable file (no UTF-8 text)"),
     ],

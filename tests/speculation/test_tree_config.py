@@ -93,6 +93,7 @@ def test_a_file_of_ones_own(tmp_path):
         ({"paths": [[0, 0]]}, "parent"),
         ({"nodes": 5, "depth": 2, "ranks": [[0.5, 0.7]]}, "add up to at most 1"),
         ({"nodes": 5, "depth": 2, "top_k": 0}, "top_k"),
+        ({"nodes": 5, "depth": 2, "top_k": 3}, "tree.top_k=3 must go with kind dynamic"),
         ({"node": 5, "depth": 2}, "nodes"),
     ],
 )
