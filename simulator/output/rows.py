@@ -17,7 +17,7 @@ from simulator.serving.cluster import INTERRUPTED
 from simulator.serving.metrics import Summary
 from simulator.serving.simulation import SimulationResult
 from simulator.serving.window import ARRIVALS
-from simulator.speculation.acceptance import Acceptance
+from simulator.speculation.acceptance import Acceptance, RecordedAcceptance
 from simulator.uncertainty import Interval
 
 CAUSES: Mapping[str, str] = {
@@ -30,6 +30,7 @@ CAUSES: Mapping[str, str] = {
     "host": "engine on the host",
 }
 """Causes of `cost.forward.CAUSES` in words."""
+_SHOWN_RATES = 8
 
 
 class Table(NamedTuple):
@@ -89,11 +90,26 @@ def experts_text(experts: ExpertPlacement) -> str:
 
 def acceptance_text(law: Acceptance) -> str:
     """Conditional rates by depth, and what departs from independence."""
-    rates = ", ".join(f"{rate:.3g}" for rate in law.rates)
+    rates = ", ".join(f"{rate:.3g}" for rate in law.rates[:_SHOWN_RATES]) + (
+        ", …" if len(law.rates) > _SHOWN_RATES else ""
+    )
     text = f"conditional acceptance {rates}" + (" by depth" if len(law.rates) > 1 else " at every depth")
+    if isinstance(law, RecordedAcceptance):
+        text = f"rounds of {len(law.recording.accepted):,} recorded requests, replayed: {text} over all of them"
     if law.request_icc:
-        text += f", intraclass correlation {law.request_icc:g} within a request"
-    if law.match_probability < 1.0:
+        text += f", intraclass correlation {law.request_icc:.3g} within a request"
+    if law.stretch_icc and law.mean_stretch_tokens is not None:
+        text += f", {law.stretch_icc:.0%} of a request's own variance between stretches of {law.mean_stretch_tokens:.3g} tokens"
+    if law.repetition is not None:
+        loops = law.repetition
+        text += f", {loops.conditional:.3g} in loops of {loops.tokens:,.0f} tokens that begin every {loops.every_tokens:,.0f}"
+    if law.answer_length is not None:
+        text += f", luck correlated {law.answer_length.correlation:.2g} with the length of the answer"
+    if law.matches_in_stretches:
+        text += (
+            f", a draft found at {law.match_probability:.0%} of positions in stretches of {law.match_tokens:.3g} tokens"
+        )
+    elif law.match_probability < 1.0:
         text += f", a draft found in {law.match_probability:.0%} of rounds"
     return text
 

@@ -230,8 +230,8 @@ def _recording(requests: Iterable[_Request], gamma: int | None, place: str) -> R
         raise InputError("log", place, "have at least one request with a step")
     kept = max(max(request.accepted) for request in useful)
     if kept == 0 and gamma is None and not any(any(request.drafted or []) for request in useful):
-        rule = "hold a step that kept a draft: without one, the drafts per step have to be told (--gamma)"
-        raise InputError("log", place, rule)
+        rule = "be told, as no step kept a draft (--gamma, or gamma of a replay)"
+        raise InputError("drafts per step", "(unknown)", rule, where=place)
     most = gamma if gamma is not None else max(1, *(max([kept, *(r.drafted or [])]) for r in useful))
     if most > MOST_DRAFTS:
         raise InputError("drafts", most, f"be at most {MOST_DRAFTS} per step", where=place)
