@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,15 +118,13 @@ def run(args: argparse.Namespace) -> int:
         extra = Extras()
         if not interrupted and not streamed:
             extra = extras(args, result, bar.tell)
-        write_files(args, result, extra, bar.tell, rows=None if streamed else args.rows)
+        notes = acceptance_doubt(scenario)
+        notes += remarks(args, engine_speculation(args, scenario.model), scenario.engine.name)
+        write_files(args, result, extra, bar.tell, rows=None if streamed else args.rows, notes=notes)
     blocks = simulation_report(result, wall_s, extra.intervals, extra.replications)
     if extra.left_out:
         blocks.append(f"Interrupted: {extra.left_out} left out; the simulation itself is complete.")
-    blocks += [
-        *acceptance_doubt(scenario),
-        *remarks(args, engine_speculation(args, scenario.model), scenario.engine.name),
-    ]
-    print_blocks([*blocks, *written(args.rows, args.json, args.html)])
+    print_blocks([*blocks, *notes, *written(args.rows, args.json, args.html)])
     if extra.left_out or any(run.interrupted == STOPPED for run in result.runs):
         print("memwall: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -166,7 +164,13 @@ def extras(args: argparse.Namespace, result: SimulationResult, tell: Tell) -> Ex
 
 
 def write_files(
-    args: argparse.Namespace, result: SimulationResult, extra: Extras, tell: Tell, *, rows: str | None
+    args: argparse.Namespace,
+    result: SimulationResult,
+    extra: Extras,
+    tell: Tell,
+    *,
+    rows: str | None,
+    notes: Sequence[str] = (),
 ) -> None:
     """The files that were asked for, the quickest first, `rows` among them where they are not there yet. Raises InputError."""
     from simulator.output.files import write_text
@@ -179,7 +183,7 @@ def write_files(
     if args.html is not None:
         from simulator.figures.page import simulation_page
 
-        write_text(args.html, simulation_page(result, extra.intervals), "--html")
+        write_text(args.html, simulation_page(result, extra.intervals, notes), "--html")
     if rows is not None:
         from simulator.output.columns import write_requests
 

@@ -93,10 +93,10 @@ def run(args: argparse.Namespace) -> None:
     laws = acceptance_interval(config, kind)
     doubt = speedup_doubt(result, laws) if laws is not None else None
     blocks = speculate_report(result)
-    if doubt is not None:
-        blocks.append(_doubt_section(config, kind, doubt))
+    more = [] if doubt is None else [_doubt_section(config, kind, doubt)]
+    notes = remarks(args, read, serving.engine.name)
     if fields.get("tree") is not None:
-        blocks.append("The tree of the engine's configuration is left out here: chains are priced.")
+        notes.insert(0, "The tree of the engine's configuration is left out here: chains are priced.")
     if args.csv is not None:
         from simulator.output.columns import write_mappings
 
@@ -109,8 +109,8 @@ def run(args: argparse.Namespace) -> None:
     if args.html is not None:
         from simulator.figures.page import speculate_page
 
-        write_text(args.html, speculate_page(result), "--html")
-    print_blocks([*blocks, *remarks(args, read, serving.engine.name), *written(args.csv, args.json, args.html)])
+        write_text(args.html, speculate_page(result, more, notes), "--html")
+    print_blocks([*blocks, *more, *notes, *written(args.csv, args.json, args.html)])
 
 
 def _acceptance(args: argparse.Namespace, serving: Deployment, engine: Any) -> AcceptanceConfig:

@@ -59,20 +59,21 @@ def decode_page(result: DecodeResult, timeline: Timeline | None = None) -> str:
     return html_page([part], decode_call(result))
 
 
-def speculate_page(result: SpeculateResult) -> str:
-    """Speed-up over batch and γ, as HTML."""
+def speculate_page(result: SpeculateResult, more: Sequence[Section] = (), notes: Sequence[str] = ()) -> str:
+    """Speed-up over batch and γ, as HTML; `more` tables and `notes` of the command line."""
     part = HtmlPart(
         title=f"What does speculation buy? {result.deployment.target.decoder.name} on {result.deployment.gpu.title}",
         verdict=speculate_sentence(result),
         conditions=rows.speculate_conditions(result),
-        tables=_sections(speculate_report(result)),
+        tables=[*_sections(speculate_report(result)), *more],
+        notes=notes,
         figures=[speedup.speedup_figure(result), speedup.gamma_figure(result)],
     )
     return html_page([part], speculate_call(result))
 
 
-def simulation_page(result: SimulationResult, intervals: Intervals | None = None) -> str:
-    """A simulated scenario, as HTML."""
+def simulation_page(result: SimulationResult, intervals: Intervals | None = None, notes: Sequence[str] = ()) -> str:
+    """A simulated scenario, as HTML; `notes` of the command line."""
     scenario = result.scenario
     figures = [serving.latency_figure(result, latency) for latency in serving.LATENCIES]
     figures += [serving.load_figure(result), serving.arrivals_figure(result)]
@@ -101,6 +102,7 @@ def simulation_page(result: SimulationResult, intervals: Intervals | None = None
         verdict=simulation_verdict(result),
         conditions=rows.simulation_conditions(result),
         tables=tables,
+        notes=notes,
         figures=figures,
     )
     return html_page([part], scenario_yaml(scenario))

@@ -40,7 +40,10 @@ def drafts_text(result: SimulationResult) -> str:
     summary = run.summary
     finished = summary.requests["finished"]
     tokens = sum(c.prompt_tokens + 0.5 * c.output_tokens for c in summary.classes)
-    return plan_text(run.plan, tokens / finished if finished else 0.0, goodput=drafts.goodput)
+    text = plan_text(run.plan, tokens / finished if finished else 0.0, goodput=drafts.goodput)
+    speculation = result.scenario.speculation
+    dynamic = speculation is not None and speculation.tree is not None and speculation.tree.kind == "dynamic"
+    return f"{text}; trees are made anew each round" if dynamic else text
 
 
 def plan_text(plan: PlanTables, context_tokens: float, *, goodput: bool) -> str:

@@ -160,3 +160,29 @@ def test_look_ups_of_an_engine_are_the_scenarios_own(capsys: pytest.CaptureFixtu
         run("simulate", "code-edits-ngram", "--requests", "50", "--no-intervals", "--speculative-config", config) == 0
     )
     assert "conditional acceptance 0.81, 0.914" in words(capsys)
+
+
+def test_pages_say_what_the_command_line_says_beside_the_tables(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--speculative-algorithm NGRAM --speculative-num-draft-tokens 5"
+    rates = ["--acceptance", "length:2.5@4", "--engine", "vllm", "--gamma", "1..3"]
+    assert run(*LLAMA, "--sglang-flags", flags, *rates, "--html", "p.html") == 0
+    page = Path("p.html").read_text()
+    for said in (
+        "as far as one number at γ = 4 leaves acceptance open",
+        "what schedules and takes the host&#x27;s time is vllm",
+    ):
+        assert said in page
+    scenario = {
+        "model": "llama-3.1-8b", "gpu": "h100-sxm", "engine": "vllm",
+        "speculation": {"draft": "eagle-llama-3.1-8b", "tree": {"nodes": 8, "depth": 3, "kind": "dynamic"},
+                        "acceptance": {"length": 2.5, "at_gamma": 4}},
+        "traffic": {"kind": "poisson", "rate_per_s": 5, "requests": 20, "lengths": {"prompt": 100, "output": 12}},
+    }  # fmt: skip
+    Path("s.yaml").write_text(json.dumps(scenario))
+    assert run("simulate", "s.yaml", "--no-intervals", "--html", "s.html") == 0
+    out = words(capsys)
+    assert "8 nodes of depth 3, always; trees are made anew each round" in out
+    assert "trees are made anew each round" in Path("s.html").read_text()
+    assert '<section aria-label="Notes">' in Path("s.html").read_text()
