@@ -43,7 +43,7 @@ class CellStore:
             try:
                 row = json.loads(line)
                 self.rows[row["key"]] = row
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 if number < len(lines) - 1:
                     raise InputError(self.option, str(path), f"hold cells; line {number + 1} is none") from None
         if broken:  # the last line was cut short, or lacks its end

@@ -18,6 +18,7 @@ import numpy as np
 
 from simulator.cost.tables import FastTables
 from simulator.deployment import Deployment
+from simulator.errors import InputError, MemwallError
 from simulator.operators import FloatArray
 from simulator.planning.cell_store import CellStore, Row, key_of
 from simulator.planning.load_map import LEAST_GAIN, LoadAxis, LoadMap
@@ -322,6 +323,10 @@ def simulate_map(
             for load in grid.axis.values:
                 cells.append(Cell(drafting, None if own_traffic else work, load))
                 keys.append(grid.key(cells[-1]))
+    for key in keys:
+        if key in store.rows and not _is_row(store.rows[key]):
+            rule = f"hold cells as they were simulated; the one with key {key} was changed"
+            raise InputError(store.option, store.path, rule)
     todo = [i for i, key in enumerate(keys) if key not in store.rows]
     todo = list({keys[i]: i for i in reversed(todo)}.values())[::-1]
     reused, made, whole = len(cells) - len(todo), 0, True
@@ -344,6 +349,18 @@ def simulate_map(
         grid.axis, tuple(draftings), tuple(works), grid.requests, grid.burstiness, blocks[0], blocks[1:], reused, made
     )  # fmt: skip
     return result, whole
+
+
+def _is_row(row: Row) -> bool:
+    if "refused" in row:
+        return isinstance(row["refused"], str)
+    numbers = [row.get(name) for name in ("tpot_s", "capacity_per_s", "goodput_per_s", "load", "measured")]
+    half = row.get("tpot_half_width_s")
+    known = all(
+        isinstance(n, int | float) and not isinstance(n, bool)
+        for n in [*numbers, *([half] if half is not None else [])]
+    )
+    return known and isinstance(row.get("carried"), bool)
 
 
 def _present(row: Row | None) -> Row | None:
@@ -374,8 +391,6 @@ def _results(grid: Grid, cells: Sequence[tuple[Cell, str]], jobs: int) -> Iterat
 
 
 def _made(grid: Grid, cell: Cell, key: str) -> Row:
-    from simulator.errors import MemwallError
-
     try:
         return row_of(grid.run(cell), key, cell, overload_drains=grid.axis.kind == "rate")
     except MemwallError as error:  # no room for a single sequence: as much of a result as any

@@ -186,3 +186,16 @@ def test_requests_that_do_not_fit_are_left_out():
     found, whole = made(axis=axis, works=(work,), requests=64)
     assert whole
     assert math.isnan(found.speedup[0, 0, 0]) == (found.rows[0][0][0] is None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tpot_s": "x"}, {"tpot_s": None}, {"carried": 3}, {"load": True}, {"tpot_half_width_s": []}, {"refused": 1}],
+)
+def test_a_cell_that_was_changed_is_not_taken_for_one(change, tmp_path):
+    path = tmp_path / "cells.jsonl"
+    made(path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(lines[0]), **change}), *lines[1:]]) + "\n")
+    with pytest.raises(InputError, match="hold cells as they were simulated"):
+        made(path)
