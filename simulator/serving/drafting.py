@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.cost.forward import DECODE_QUERY_LIMIT
-from simulator.serving.compiled import compiled
+from simulator.serving.compiled import compiled, compiled_apart
 from simulator.serving.luck import drafts_of, shape_for
 from simulator.serving.passes import (
     WINDOW,
@@ -144,7 +144,7 @@ def draft_after(
     )  # fmt: skip
 
 
-@compiled
+@compiled_apart
 def draft_before(
     config: Any, plan: Any, replica: Any, slots: Any, draft: Any, loads: Any, counts: Any, cached: Any, levels: Any,
     level_cached: Any,
@@ -214,7 +214,7 @@ def add_level(kinds: Any, levels: Any, level_cached: Any, depth: int, context: i
         level_cached[depth, k] += min(float(context), kinds[k, WINDOW] - 1.0)
 
 
-@compiled
+@compiled_apart
 def passes_s(
     config: Any, plan: Any, replica: Any, draft: Any, loads: Any, counts: Any, cached: Any, levels: Any,
     level_cached: Any, shape: int, tokens: int, sequences: int, mode: int, width: int,

@@ -199,10 +199,20 @@ def launches_s(config: Any, tables: Any, mode: int, sequences: int, tokens: int)
 def attention_equal(
     tables: Any, sequences: int, new_tokens: int, cached: Any, ahead: float, loads: Any, counts: Any, replica: Any
 ) -> float:
-    """As `attention_alike`, for any number of new tokens; where that has no knots, from the sums over the batch."""
+    """As `attention_alike`, for any number of new tokens."""
+    if new_tokens == 1:
+        return float(attention_alike(tables, sequences, 1, cached, ahead, counts, replica))
+    return float(attention_wide(tables, sequences, new_tokens, cached, ahead, loads, counts, replica))
+
+
+@compiled_apart
+def attention_wide(
+    tables: Any, sequences: int, new_tokens: int, cached: Any, ahead: float, loads: Any, counts: Any, replica: Any
+) -> float:
+    """The same for several tokens; where there are no knots for so many, from the sums over the batch."""
     kinds = tables.kinds
     decodes = new_tokens <= DECODE_QUERY_LIMIT
-    if new_tokens == 1 or (decodes and not has_window(kinds)):
+    if decodes and not has_window(kinds):
         return float(attention_alike(tables, sequences, new_tokens, cached, ahead, counts, replica))
     q, n = float(new_tokens), float(sequences)
     first = 0 if decodes else 2
