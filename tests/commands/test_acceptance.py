@@ -104,7 +104,9 @@ def test_steps_that_are_all_alike(tokens: int, folder: Path, capsys: pytest.Capt
     files = ["--yaml", "a.yaml", "--json", "a.json", "--html", "a.html"]
     if tokens == 1:
         assert run("acceptance", "fit", "alike.jsonl", "--folds", "2", *files) == 2
-        assert "alike.jsonl: drafts per step='(unknown)' must be told, as no step kept a draft" in capsys.readouterr().err
+        assert (
+            "alike.jsonl: drafts per step='(unknown)' must be told, as no step kept a draft" in capsys.readouterr().err
+        )
         assert not any(Path(name).exists() for name in files[1::2])
     assert run("acceptance", "fit", "alike.jsonl", "--folds", "2", "--gamma", "3", *files) == 0
     law = AcceptanceConfig.model_validate(yaml.safe_load(Path("a.yaml").read_text())["acceptance"]).law()
