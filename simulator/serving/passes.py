@@ -118,6 +118,12 @@ def attention_step(tables: Any, loads: Any, counts: Any, replica: Any) -> float:
 
 
 @compiled_apart
+def attention_seldom(tables: Any, loads: Any, counts: Any, replica: Any) -> float:
+    """As `attention_step`, for places where speed matters less than the time to compile it once more."""
+    return float(attention_step(tables, loads, counts, replica))
+
+
+@compiled_apart
 def evaluate_knot(tables: Any, which: int, sequences: int, new_tokens: int, place: int, counts: Any) -> float:
     """Fills one knot: `sequences` with `new_tokens` each on top of the cached ones of knot `place`, no window."""
     counts[:] = 0.0
@@ -224,7 +230,7 @@ def attention_wide(
         context = cached[k] + (ahead if not math.isfinite(kinds[k, WINDOW]) else 0.0)
         loads[k, first] = context + n * q
         loads[k, first + 1] = q * context + n * q * (0.5 * (q + 1.0))
-    return float(attention_step(tables, loads, counts, replica))
+    return float(attention_seldom(tables, loads, counts, replica))
 
 
 @compiled

@@ -25,6 +25,7 @@ from simulator.serving.passes import (
     WINDOW,
     attention_alike,
     attention_equal,
+    attention_seldom,
     attention_step,
     has_window,
     intake_step,
@@ -283,7 +284,7 @@ def run_rounds(
             loads[:] = 0.0
             loads[:, PREFILL_KV_TOKENS] = held + tokens
             loads[:, PREFILL_PAIRS] = float(q) * held + tokens * (0.5 * (q + 1.0))
-            attention_s = attention_step(target, loads, counts, replica)
+            attention_s = attention_seldom(target, loads, counts, replica)
         gpu_s += attention_s
         flop = replica.flop - flop_before
 

@@ -10,7 +10,7 @@ from typing import Any
 from simulator.serving.compiled import compiled, compiled_apart
 from simulator.serving.drafting import add_cached, tree_extra
 from simulator.serving.luck import accepted_drafts, learn, shape_for
-from simulator.serving.passes import add_load, attention_equal, attention_step, has_window
+from simulator.serving.passes import add_load, attention_seldom, attention_wide, has_window
 from simulator.serving.state import DEPTH, NODES
 from simulator.speculation.policies import BY_TABLE
 
@@ -105,8 +105,8 @@ def tree_s(
         return 0.0
     bytes_before, flop_before = replica.hbm_bytes, replica.flop
     if alike and not has_window(target.kinds):
-        attention_s = attention_equal(target, sequences, width, cached, 0.0, loads, counts, replica)
+        attention_s = attention_wide(target, sequences, width, cached, 0.0, loads, counts, replica)
     else:
-        attention_s = attention_step(target, loads, counts, replica)
+        attention_s = attention_seldom(target, loads, counts, replica)
     replica.hbm_bytes, replica.flop = bytes_before, flop_before  # the same bytes and FLOP, slower
     return float(tree_extra(config, attention_s, pairs, kept))
