@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import plotly.graph_objects as go
 
 from simulator.figures import style
@@ -42,18 +40,8 @@ def compare_figure(found: Comparison) -> go.Figure:
             "(90 %: %{customdata[2]:.2f} to %{customdata[3]:.2f})<br>%{customdata[1]:.2f} tokens per round, "
             "cost per token %{customdata[4]:.2f} × plain%{customdata[5]}<extra></extra>",
         )  # fmt: skip
-    figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
-    low, high = batches[0], max(batches[-1], 2 * batches[0])
-    figure.add_annotation(
-        x=math.log10(low), y=1.0, xanchor="left", yanchor="top", showarrow=False, text="1.0 = as fast as plain decoding",
-        font={"size": 12},
-    )  # fmt: skip
-    ticks = [2**i for i in range(int(math.log2(low)), math.ceil(math.log2(high)) + 1)]
-    figure.update_xaxes(
-        type="log", title="sequences in a batch (log₂)", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], tickangle=0,
-        range=[math.log10(low) - 0.05, math.log10(high) + 0.08],
-    )  # fmt: skip
-    figure.update_yaxes(title="speed-up, ×", range=[0, highest * 1.08])
+    low, high = batches[0], batches[-1]
+    style.speedup_over_batches(figure, low, high, top=highest * 1.08)
     tag = f"{style.tag_of(found.deployment)}; context {found.context_tokens} tokens; each drafter at its best drafts, acceptance from "
     tag += found.texts[0] if len(found.texts) == 1 else "different texts: " + "; ".join(found.texts)
     if any(not c.priced.fits for one in found.compared for c in one.choices.values()):

@@ -46,19 +46,9 @@ def speedup_figure(result: SpeculateResult) -> go.Figure:
             marker={"color": colour, "size": 15, "symbol": "circle-open", "line": {"width": 2.5}},
             hovertemplate=f"γ = {gamma} pays up to batch {end}<extra></extra>",
         )  # fmt: skip
-    figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
     _shade_where_nothing_fits(figure, result)
     low, high = batches[0], max([batches[-1], *(end for _, end, _ in shown)])
-    figure.add_annotation(
-        x=math.log10(low), y=1.0, xanchor="left", yanchor="top", showarrow=False, text="1.0 = as fast as plain decoding",
-        font={"size": 12},
-    )  # fmt: skip
-    ticks = [2**i for i in range(int(math.log2(low)), math.ceil(math.log2(high)) + 1)]
-    figure.update_xaxes(
-        type="log", title="sequences in a batch (log₂)", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], tickangle=0,
-        range=[math.log10(low) - 0.05, math.log10(max(high, 2 * low)) + 0.08],
-    )  # fmt: skip
-    figure.update_yaxes(title="speed-up, ×", range=[0, highest * 1.1])
+    style.speedup_over_batches(figure, low, high, top=highest * 1.1)
     style.finish(figure, finding=_crossover_finding(result), tag=_tag(result), height=480)
     return style.legend_below(figure, offset=-0.18)
 

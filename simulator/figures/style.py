@@ -7,6 +7,7 @@ text, which wraps on a narrow screen where a figure's own title does not.
 from __future__ import annotations
 
 import html
+import math
 import textwrap
 
 import plotly.graph_objects as go
@@ -107,6 +108,21 @@ def finish(figure: go.Figure, *, finding: str, tag: str, height: int = 420, leas
     figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, linecolor=GRID, automargin=True, title_standoff=8)
     figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, linecolor=GRID, automargin=True, title_standoff=8)
     return figure
+
+
+def speedup_over_batches(figure: go.Figure, low: int, high: int, *, top: float) -> None:
+    """Axes of speed-up up to `top` against batches from `low` to `high`, and the line at which both ways are equally fast."""
+    figure.add_hline(1.0, line={"color": REFERENCE, "dash": "dash", "width": 1.5})
+    figure.add_annotation(
+        x=math.log10(low), y=1.0, xanchor="left", yanchor="top", showarrow=False, text="1.0 = as fast as plain decoding",
+        font={"size": 12},
+    )  # fmt: skip
+    ticks = [2**i for i in range(int(math.log2(low)), math.ceil(math.log2(high)) + 1)]
+    figure.update_xaxes(
+        type="log", title="sequences in a batch (log₂)", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks], tickangle=0,
+        range=[math.log10(low) - 0.05, math.log10(max(high, 2 * low)) + 0.08],
+    )  # fmt: skip
+    figure.update_yaxes(title="speed-up, ×", range=[0, top])
 
 
 def legend_below(figure: go.Figure, *, offset: float = -0.22) -> go.Figure:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -105,14 +105,15 @@ class _Moments(Rung):
     family: ClassVar[Family]
 
     @classmethod
-    def _settings(cls, recording: Recording) -> AcceptanceConfig:
+    def fit(cls, recording: Recording) -> Self:
+        """Raises InputError for fewer than 20 requests."""
         if len(recording.accepted) < LEAST_REQUESTS:
             rule = f"be at least {LEAST_REQUESTS}: fewer do not tell how requests differ"
             raise InputError("requests", len(recording.accepted), rule, where=recording.source)
         rounds = Rounds.of(recording)
         draw = cls.family.drawing(rounds, recording.gamma, _SEED)
         theta = fitted(rounds, recording.gamma, cls.family.moments, draw.parameters, draw, _SEED)
-        return draw.settings(theta)
+        return cls(recording.gamma, draw.settings(theta))
 
 
 class RequestEffect(_Moments):
@@ -120,43 +121,25 @@ class RequestEffect(_Moments):
 
     name, key, family = "requests differ", "requests", REQUESTS
 
-    @classmethod
-    def fit(cls, recording: Recording) -> RequestEffect:
-        """Raises InputError for fewer than 20 requests."""
-        return cls(recording.gamma, cls._settings(recording))
-
 
 class Stretches(_Moments):
-    """Rung 4: luck changes along a request's text as well, from stretch to stretch."""
+    """Rung 4: luck changes along a request's text as well, from stretch to stretch. Moments: also the variance of 32
+    steps' sums, and the correlation of neighbouring steps within requests."""
 
     name, key, family = "stretches", "stretches", STRETCHES
 
-    @classmethod
-    def fit(cls, recording: Recording) -> Stretches:
-        """Moments: also the variance of 32 steps' sums, and the correlation of neighbouring steps within requests."""
-        return cls(recording.gamma, cls._settings(recording))
-
 
 class Loops(_Moments):
-    """Rung 4 again: instead of stretches, text that repeats itself, seldom and for long."""
+    """Rung 4 again: instead of stretches, text that repeats itself, seldom and for long. Moments: those of stretches."""
 
     name, key, family = "loops", "loops", LOOPS
 
-    @classmethod
-    def fit(cls, recording: Recording) -> Loops:
-        """Moments: those of stretches."""
-        return cls(recording.gamma, cls._settings(recording))
-
 
 class Matches(_Moments):
-    """Rung 4 of drafters that find something to propose or not: matches come in stretches."""
+    """Rung 4 of drafters that find something to propose or not: matches come in stretches. Moments: also the share of
+    rounds with a draft, and how that goes on from round to round."""
 
     name, key, family = "matches", "matches", MATCHES
-
-    @classmethod
-    def fit(cls, recording: Recording) -> Matches:
-        """Moments: also the share of rounds with a draft, and how that goes on from round to round."""
-        return cls(recording.gamma, cls._settings(recording))
 
 
 @dataclass(frozen=True)
