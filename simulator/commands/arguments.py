@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from simulator.errors import InputError, MemwallError, UnknownName, nearest
@@ -16,6 +16,8 @@ MOST = 10**7
 """Largest count any option takes; each command draws its own, narrower lines."""
 MOST_POINTS = 1000
 """Longest grid a list may describe."""
+_MOST_BATCH = 1 << 16
+"""The bound of `planning.crossover`, which is too heavy to import for a help text; it checks it again."""
 _ONE_NUMBER = {"length": "2.9", "rate": "0.63", "alpha": "0.85"}
 """Kinds of one number, each with an example."""
 
@@ -190,6 +192,50 @@ def written(*files: str | None) -> list[str]:
     """The last line of a command's output: the files it wrote, if any."""
     named = [file for file in files if file is not None]
     return [f"Wrote {', '.join(named)}."] if named else []
+
+
+def add_batches(parser: argparse.ArgumentParser, batches: tuple[int, ...], shown: str) -> None:
+    """The options of a steady load: batches (those left out are `shown` in the help) and context."""
+    group = parser.add_argument_group("load")
+    group.add_argument(
+        "--batch", metavar="LIST", type=grid("batch", most=_MOST_BATCH), default=batches, help=f"sequences ({shown})"
+    )
+    group.add_argument("--context", metavar="N", type=count("context"), default=1024, help="tokens each holds (1024)")
+
+
+def add_files(parser: argparse.ArgumentParser, *, csv: str, json: str, html: str) -> None:
+    """The options that name files, with what each holds."""
+    group = parser.add_argument_group("files")
+    for name, held in (("csv", csv), ("json", json), ("html", html)):
+        group.add_argument(f"--{name}", metavar="FILE", help=held)
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raises InputError where a file that `add_files` was given cannot be written."""
+    from simulator.output.files import check_writable
+
+    check_writable([("--csv", args.csv), ("--json", args.json), ("--html", args.html)])
+
+
+def write_files(
+    args: argparse.Namespace,
+    cells: Callable[[], Sequence[dict[str, Any]]],
+    document: Callable[[], dict[str, Any]],
+    page: Callable[[], str],
+) -> list[str]:
+    """Writes those that were asked for, each made only then; returns what `written` says."""
+    from simulator.output.documents import to_json
+    from simulator.output.files import write_text
+
+    if args.csv is not None:
+        from simulator.output.columns import write_mappings
+
+        write_mappings(cells(), args.csv, "--csv")
+    if args.json is not None:
+        write_text(args.json, to_json(document()), "--json")
+    if args.html is not None:
+        write_text(args.html, page(), "--html")
+    return written(args.csv, args.json, args.html)
 
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:

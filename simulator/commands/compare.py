@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from simulator.commands.arguments import acceptance, add_deployment, count, deployment, grid, share, written
+from simulator.commands.arguments import (
+    acceptance,
+    add_batches,
+    add_deployment,
+    add_files,
+    check_files,
+    deployment,
+    grid,
+    share,
+    write_files,
+)
 from simulator.errors import InputError
 
 _EXAMPLE = (
@@ -13,7 +23,7 @@ _EXAMPLE = (
     "--acceptance ngram=marginal:0.8,0.7/match:0.4 --html compare.html"
 )
 # The bounds of what prices them, which is too heavy to import for a help text; it checks them again.
-_MOST_GAMMA, _MOST_BATCH, _MOST_NODES = 64, 1 << 16, 512
+_MOST_GAMMA, _MOST_NODES = 64, 512
 
 
 def add(commands: Any) -> None:
@@ -44,16 +54,8 @@ def add(commands: Any) -> None:
         help="of one drafter, as of memwall speculate; of look-ups with the share of rounds that find a draft: "
         "ngram=0.7/match:0.4; may be repeated (the published one)",
     )  # fmt: skip
-    group = parser.add_argument_group("load")
-    group.add_argument(
-        "--batch", metavar="LIST", type=grid("batch", most=_MOST_BATCH), default=(1, 8, 32, 128),
-        help="sequences (1,8,32,128)",
-    )  # fmt: skip
-    group.add_argument("--context", metavar="N", type=count("context"), default=1024, help="tokens each holds (1024)")
-    group = parser.add_argument_group("files")
-    group.add_argument("--csv", metavar="FILE", help="one row per batch and drafter")
-    group.add_argument("--json", metavar="FILE", help="all figures as JSON")
-    group.add_argument("--html", metavar="FILE", help="page with the figure")
+    add_batches(parser, (1, 8, 32, 128), "1,8,32,128")
+    add_files(parser, csv="one row per batch and drafter", json="all figures as JSON", html="page with the figure")
     parser.set_defaults(run=run, needs=("model", "gpu"))
 
 
@@ -84,11 +86,8 @@ def named_acceptance(text: str) -> tuple[str, dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    from simulator.output.files import check_writable, write_text
-
-    check_writable([("--csv", args.csv), ("--json", args.json), ("--html", args.html)])
+    check_files(args)
     from simulator.output.compare_report import compare_cells, compare_document, compare_report
-    from simulator.output.documents import to_json
     from simulator.output.tables import print_blocks
     from simulator.planning.which_drafter import compare_drafters
     from simulator.records import validate
@@ -102,17 +101,14 @@ def run(args: argparse.Namespace) -> None:
         context_tokens=args.context,
     )  # fmt: skip
     blocks = compare_report(found)
-    if args.csv is not None:
-        from simulator.output.columns import write_mappings
 
-        write_mappings(compare_cells(found), args.csv, "--csv")
-    if args.json is not None:
-        write_text(args.json, to_json(compare_document(found)), "--json")
-    if args.html is not None:
+    def page() -> str:
         from simulator.figures.compare import compare_page
 
-        write_text(args.html, compare_page(found, _command(args)), "--html")
-    print_blocks([*blocks, *written(args.csv, args.json, args.html)])
+        return compare_page(found, _command(args))
+
+    files = write_files(args, lambda: compare_cells(found), lambda: compare_document(found), page)
+    print_blocks([*blocks, *files])
 
 
 _TOLD = ("model", "gpu", "tp", "pp", "ep", "weights", "kv", "activations", "engine", "link", "drafts", "gamma", "trees")

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from simulator.commands.arguments import acceptance, add_deployment, count, deployment, grid, share, written
+from simulator.commands.arguments import (
+    acceptance,
+    add_batches,
+    add_deployment,
+    add_files,
+    check_files,
+    deployment,
+    grid,
+    share,
+    write_files,
+)
 from simulator.commands.engine_options import add_engine_options, deployment_changes, engine_speculation, remarks
 from simulator.errors import InputError, MemwallError
 
@@ -19,8 +29,8 @@ _EXAMPLE = (
     "example: memwall speculate --model llama-3.1-70b --gpu h200 --tp 4 --draft llama-3.2-1b --gamma 1..8 "
     "--acceptance 0.8 --batch 1,2,4,…,512. Lists: 1,2,4 | 1..8 | 1,2,4,…,512 | 1,2,4..512 (doubling goes on)."
 )
-# The bounds of `planning.crossover`, which is too heavy to import for a help text; it checks them again.
-_MOST_GAMMA, _MOST_BATCH = 64, 1 << 16
+# The bound of `planning.crossover`, which is too heavy to import for a help text; it checks it again.
+_MOST_GAMMA = 64
 
 
 def add(commands: Any) -> None:
@@ -50,24 +60,14 @@ def add(commands: Any) -> None:
         "--match-probability", metavar="X", type=share("match-probability"), help="share of rounds with any draft (1)"
     )
     add_engine_options(parser)
-    group = parser.add_argument_group("load")
-    group.add_argument(
-        "--batch", metavar="LIST", type=grid("batch", most=_MOST_BATCH), default=tuple(2**i for i in range(10)),
-        help="sequences (1,2,4,…,512)",
-    )  # fmt: skip
-    group.add_argument("--context", metavar="N", type=count("context"), default=1024, help="tokens each holds (1024)")
-    group = parser.add_argument_group("files")
-    group.add_argument("--csv", metavar="FILE", help="one row per γ and batch")
-    group.add_argument("--json", metavar="FILE", help="all figures as JSON")
-    group.add_argument("--html", metavar="FILE", help="page with the figure")
+    add_batches(parser, tuple(2**i for i in range(10)), "1,2,4,…,512")
+    add_files(parser, csv="one row per γ and batch", json="all figures as JSON", html="page with the figure")
     parser.set_defaults(run=run, needs=("model", "gpu"))
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    from simulator.output.files import check_writable, write_text
-
-    check_writable([("--csv", args.csv), ("--json", args.json), ("--html", args.html)])
+    check_files(args)
     from simulator.output import documents
     from simulator.output.report import speculate_report
     from simulator.output.tables import print_blocks
@@ -97,20 +97,18 @@ def run(args: argparse.Namespace) -> None:
     notes = remarks(args, read, serving.engine.name)
     if fields.get("tree") is not None:
         notes.insert(0, "The tree of the engine's configuration is left out here: chains are priced.")
-    if args.csv is not None:
-        from simulator.output.columns import write_mappings
 
-        write_mappings(documents.speculate_cells(result), args.csv, "--csv")
-    if args.json is not None:
-        document = documents.speculate_document(result)
-        if doubt is not None:
-            document["acceptance_doubt"] = [entry._asdict() for entry in doubt]
-        write_text(args.json, documents.to_json(document), "--json")
-    if args.html is not None:
+    def document() -> dict[str, Any]:
+        whole = documents.speculate_document(result)
+        return whole if doubt is None else {**whole, "acceptance_doubt": [entry._asdict() for entry in doubt]}
+
+    def page() -> str:
         from simulator.figures.page import speculate_page
 
-        write_text(args.html, speculate_page(result, more, notes), "--html")
-    print_blocks([*blocks, *more, *notes, *written(args.csv, args.json, args.html)])
+        return speculate_page(result, more, notes)
+
+    files = write_files(args, lambda: documents.speculate_cells(result), document, page)
+    print_blocks([*blocks, *more, *notes, *files])
 
 
 def _acceptance(args: argparse.Namespace, serving: Deployment, engine: Any) -> AcceptanceConfig:

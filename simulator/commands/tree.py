@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from simulator.commands.arguments import acceptance, add_deployment, count, deployment, grid, share, written
+from simulator.commands.arguments import (
+    acceptance,
+    add_batches,
+    add_deployment,
+    add_files,
+    check_files,
+    deployment,
+    grid,
+    share,
+    write_files,
+)
 from simulator.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +28,7 @@ _EXAMPLE = (
     "--batch 1,2,4,…,128. Lists: 1,2,4 | 1..8 | 1,2,4,…,512 | 1,2,4..512 (doubling goes on)."
 )
 # The bounds of `speculation.tree_size`, which is too heavy to import for a help text; it checks them again.
-_MOST_NODES, _MOST_DEPTH, _MOST_BATCH = 512, 64, 1 << 16
+_MOST_NODES, _MOST_DEPTH = 512, 64
 
 
 def add(commands: Any) -> None:
@@ -53,16 +63,13 @@ def add(commands: Any) -> None:
         help="of all candidates by rank, depths apart by semicolons: '0.6,0.1,0.05; 0.5,0.12' (typical ones)",
     )  # fmt: skip
     group.add_argument("--request-icc", metavar="X", type=share("request-icc"), help="correlation within a request (0)")
-    group = parser.add_argument_group("load")
-    group.add_argument(
-        "--batch", metavar="LIST", type=grid("batch", most=_MOST_BATCH), default=tuple(2**i for i in range(8)),
-        help="sequences (1,2,4,…,128)",
-    )  # fmt: skip
-    group.add_argument("--context", metavar="N", type=count("context"), default=1024, help="tokens each holds (1024)")
-    group = parser.add_argument_group("files")
-    group.add_argument("--csv", metavar="FILE", help="one row per batch and tree size")
-    group.add_argument("--json", metavar="FILE", help="all figures and the tree as JSON")
-    group.add_argument("--html", metavar="FILE", help="page with the drawn tree and the figures")
+    add_batches(parser, tuple(2**i for i in range(8)), "1,2,4,…,128")
+    add_files(
+        parser,
+        csv="one row per batch and tree size",
+        json="all figures and the tree as JSON",
+        html="page with the drawn tree and the figures",
+    )
     parser.set_defaults(run=run, needs=("model", "gpu", "draft"))
 
 
@@ -77,10 +84,7 @@ def rank_table(text: str) -> tuple[tuple[float, ...], ...]:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    from simulator.output.files import check_writable, write_text
-
-    check_writable([("--csv", args.csv), ("--json", args.json), ("--html", args.html)])
-    from simulator.output.documents import to_json
+    check_files(args)
     from simulator.output.tables import print_blocks
     from simulator.output.tree_report import tree_cells, tree_document, tree_report
     from simulator.speculation.tree_config import load_tree
@@ -98,17 +102,14 @@ def run(args: argparse.Namespace) -> None:
         named=named,
     )  # fmt: skip
     blocks = tree_report(sizes)
-    if args.csv is not None:
-        from simulator.output.columns import write_mappings
 
-        write_mappings(tree_cells(sizes), args.csv, "--csv")
-    if args.json is not None:
-        write_text(args.json, to_json(tree_document(sizes)), "--json")
-    if args.html is not None:
+    def page() -> str:
         from simulator.figures.tree import tree_page
 
-        write_text(args.html, tree_page(sizes), "--html")
-    print_blocks([*blocks, *written(args.csv, args.json, args.html)])
+        return tree_page(sizes)
+
+    files = write_files(args, lambda: tree_cells(sizes), lambda: tree_document(sizes), page)
+    print_blocks([*blocks, *files])
 
 
 def _laws(args: argparse.Namespace, serving: Deployment) -> tuple[Acceptance, RankLaw | None]:
