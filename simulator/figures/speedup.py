@@ -19,9 +19,9 @@ def speedup_figure(result: SpeculateResult) -> go.Figure:
     """Speed-up against batch, one line per γ, crossovers marked."""
     figure = go.Figure()
     batches = list(result.batches)
-    highest = max(cell.speedup for cell in result.cells.values())
     crossings: list[tuple[int, int, str]] = []
     ends = [result.intervals[batch] for batch in batches]
+    highest = max(*(cell.speedup for cell in result.cells.values()), *(end.high for end in ends))
     figure.add_scatter(
         x=[*batches, *batches[::-1]], y=[*(e.high for e in ends), *(e.low for e in ends[::-1])], fill="toself",
         mode="lines", line={"width": 0}, fillcolor=style.BAND, name="90 % interval of the best γ", hoverinfo="skip",
