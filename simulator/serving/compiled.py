@@ -108,7 +108,8 @@ def _compiled(function: F, *, inline: bool, from_python: bool = False) -> F:
         before = config.CACHE_DIR
         config.CACHE_DIR = str(_cache_folder())
         try:
-            dispatcher = jit(cache=True, **options)(function)
+            # Nothing in the loop touches Python's objects, so other threads may run Python meanwhile: a server's pages, for one.
+            dispatcher = jit(cache=True, nogil=True, **options)(function)
         finally:
             config.CACHE_DIR = before
     resolve = dispatcher.get_call_template
