@@ -31,10 +31,10 @@ Progress = Callable[[int, int], None]
 """Called now and then with requests that have ended and requests in all."""
 
 INTERRUPTED = "interrupted"
-"""Why a simulation is incomplete that Ctrl-C has ended."""
+"""Why a simulation is incomplete that Ctrl-C or another thread has ended."""
 
 SLICE_STEPS = 200_000
-"""Steps between two looks at the keyboard: some tenths of a second."""
+"""Steps between two looks at the keyboard: a tenth of a second, or a few."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,16 @@ def run_cluster(
     progress: Progress | None = None,
     slice_steps: int = SLICE_STEPS,
     events: int = 0,
+    stop: threading.Event | None = None,
 ) -> ClusterRun:
     """Simulates until every request of `workload` has ended, and fills in its records.
 
     `fleets` is one, or those of the prefill replicas (`config.prefill_only`, no drafter) and of the decode replicas, joined by
-    `control.links`. Ctrl-C stops between two slices of `slice_steps`; what has been reached by then is kept.
+    `control.links`. Ctrl-C stops between two slices of `slice_steps`, and so does `stop` once another thread has set it; what
+    has been reached by then is kept.
     """
     control = control or Control()
-    simulation = _Simulation(fleets, workload, control, progress, slice_steps, events)
+    simulation = _Simulation(fleets, workload, control, progress, slice_steps, events, stop)
     with interruptible(simulation.breath):
         simulation.run()
     return simulation.outcome()
@@ -90,6 +92,7 @@ class _Simulation:
         progress: Progress | None,
         slice_steps: int,
         events: int,
+        stop: threading.Event | None,
     ):
         requests = workload.requests
         requests["replica"] = -1  # who is routed nowhere yet can be lost by nobody
@@ -108,7 +111,10 @@ class _Simulation:
             raise ValueError(f"{len(fleets)} fleets; one, or two with links between them, make a cluster")
         self.controller = Controller(self.stage.pools, control) if acts else None
         tell = progress or (lambda done, of: None)
-        self.breath = Breath(lambda: tell(self.stage.ended, self.total))
+        self.breath = Breath(
+            lambda: tell(self.stage.ended, self.total),
+            lambda: INTERRUPTED if stop is not None and stop.is_set() else "",
+        )
 
     def run(self) -> None:
         controller = self.controller

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.deployment import Deployment
-from simulator.errors import InputError
+from simulator.errors import InputError, MemwallError
 from simulator.memory import MemoryBudget
 from simulator.scenario import Scenario
 from simulator.serving import state
@@ -29,6 +30,10 @@ from simulator.speculation.acceptance import Acceptance
 
 Progress = Callable[[str, int, int], None]
 """Called with the variant's name, requests finished, requests in all."""
+
+
+class Stopped(MemwallError):
+    """A simulation was stopped before anything could be kept of it."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +112,24 @@ def simulate(
     deployment: Deployment | None = None,
     acceptance: Acceptance | None = None,
     partial: bool = False,
+    stop: threading.Event | None = None,
 ) -> SimulationResult:
     """Simulates `scenario`; with speculation also without it, on the same requests and the same random numbers.
 
     `requests` take the place of the scenario's traffic (those of a recorded run, or of another simulation), `deployment`
     that of the deployment it names, `acceptance` that of the law it states. `partial`: on Ctrl-C what has been simulated by then
-    is returned, and says so, instead of raising KeyboardInterrupt. Raises MemwallError where the deployment does not fit
-    or no request can be served.
+    is returned, and says so, instead of raising KeyboardInterrupt. `stop` ends it in the same way once another thread sets it,
+    within some tenths of a second. It may run in any thread, several of them at once. Raises MemwallError where the deployment
+    does not fit or no request can be served, and Stopped, which is one, where `stop` is set before any request comes.
     """
     deployment = deployment or scenario.deployment()
     limit = context_limit(scenario, deployment)
     traffic = requests or generate(scenario.traffic, scenario.seed, base=scenario.base, max_context_tokens=limit)
+    if stop is not None and stop.is_set():
+        raise Stopped("Stopped before the first request came.")
     runs: list[Run] = []
     for variant in variants_of(scenario, deployment, acceptance):
-        runs.append(_run(scenario, traffic, variant, progress, partial))
+        runs.append(_run(scenario, traffic, variant, progress, partial, stop))
         if runs[-1].interrupted_s is not None:
             break
     return SimulationResult(scenario, deployment, traffic, tuple(runs))
@@ -164,11 +173,18 @@ def acceptance_of(scenario: Scenario, deployment: Deployment) -> Acceptance:
     return config.law(scenario.base, deployment.drafter.kind if deployment.drafter else None)
 
 
-def _run(scenario: Scenario, traffic: Requests, variant: Variant, progress: Progress | None, partial: bool) -> Run:
+def _run(
+    scenario: Scenario,
+    traffic: Requests,
+    variant: Variant,
+    progress: Progress | None,
+    partial: bool,
+    stop: threading.Event | None,
+) -> Run:
     planned = plan(scenario, traffic, variant.deployment, variant.drafts)
     tell = (lambda done, of: progress(variant.name, done, of)) if progress else None
-    done = run_cluster(planned.fleets, planned.workload, planned.control, progress=tell)
-    if done.interrupted == INTERRUPTED and not partial:
+    done = run_cluster(planned.fleets, planned.workload, planned.control, progress=tell, stop=stop)
+    if done.interrupted == INTERRUPTED and not (partial or (stop is not None and stop.is_set())):
         raise KeyboardInterrupt
     requests = planned.workload.requests
     return judged(scenario, traffic, variant, planned, done, requests, requests=requests, rows=traffic.row)

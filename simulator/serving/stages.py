@@ -20,14 +20,16 @@ WINDOW_ARRIVALS = 20_000
 class Breath:
     """Between two slices: progress is told, and somebody may want the simulation to end."""
 
-    def __init__(self, tell: Callable[[], None]):
-        self.tell = tell
+    def __init__(self, tell: Callable[[], None], stopped: Callable[[], str] = str):
+        """`stopped` is asked at every breath why it is to end there; empty: it is not."""
+        self.tell, self.stopped = tell, stopped
         self.reason = ""
         """Why it ends here; empty: it goes on."""
 
     def take(self) -> bool:
         """Whether to go on."""
         self.tell()
+        self.reason = self.reason or self.stopped()
         return not self.reason
 
 
