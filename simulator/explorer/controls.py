@@ -1,0 +1,155 @@
+"""A page's controls: each bound to the URL under its field's name, starting at the field's default, with its complaints beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from simulator.errors import nearest
+from simulator.explorer.answer import Upload
+from simulator.explorer.link import Settings
+
+LARGEST_UPLOAD_MB = 50
+T = TypeVar("T")
+
+
+def escaped(text: str) -> str:
+    """`text` as Streamlit's markdown shows it literally: users' names and dollar signs stand in our sentences."""
+    for sign in "\\`*_{}[]()<>#$~|!:":
+        text = text.replace(sign, "\\" + sign)
+    return text
+
+
+class Controls:
+    """Draws the widgets of a page whose settings are `settings`, wherever the caller's ``with`` points."""
+
+    def __init__(self, settings: type[Settings]):
+        self._settings = settings
+        self._places: dict[str, Any] = {}
+        self.uploads: dict[str, Upload] = {}
+        """Files that were sent, by field."""
+        self.refused: list[str] = []
+        """What the link asked for that no control takes."""
+
+    # --- widgets ------------------------------------------------------------------------------------------------------
+    def choice(
+        self, field: str, label: str, options: Sequence[str], *, names: Callable[[str], str] | None = None,
+        help: str | None = None,
+    ) -> str:  # fmt: skip
+        """One of `options`, by `names` where they read better."""
+        known = list(options)
+        default = self._default(field)
+        index = known.index(default) if default in known else 0
+        if self._asked(field) and names is None:
+            self._check(field, label, known)
+        chosen = st.selectbox(
+            label, known, index=index, key=field, help=help, bind="query-params", format_func=names or str
+        )
+        self._place(field)
+        return str(chosen)
+
+    def switch(self, field: str, label: str, options: Sequence[str], *, help: str | None = None) -> str:
+        """One of a few `options` that all stand side by side."""
+        default = self._default(field)
+        self._check(field, label, options)
+        chosen = st.segmented_control(
+            label, list(options), default=default, key=field, help=help, bind="query-params", required=True
+        )
+        self._place(field)
+        return str(chosen or default)
+
+    def steps(self, field: str, label: str, options: Sequence[T], *, help: str | None = None) -> T:
+        """One of rising `options`, on a slider."""
+        default = self._default(field)
+        value = default if default in options else options[0]
+        self._check(field, label, [str(o) for o in options])
+        chosen: T = st.select_slider(label, options, value=value, key=field, help=help, bind="query-params")
+        self._place(field)
+        return chosen
+
+    def slider(
+        self, field: str, label: str, low: float, high: float, step: float, *, help: str | None = None
+    ) -> float:  # fmt: skip
+        """A number from `low` to `high`; whole where all of them are."""
+        kind = int if all(isinstance(x, int) for x in (low, high, step)) else float
+        value = min(max(kind(self._default(field)), kind(low)), kind(high))
+        chosen = st.slider(label, kind(low), kind(high), value, kind(step), key=field, help=help, bind="query-params")
+        self._place(field)
+        return kind(chosen)
+
+    def number(
+        self, field: str, label: str, low: float, high: float, step: float, *, form: str | None = None,
+        help: str | None = None,
+    ) -> float:  # fmt: skip
+        """A number typed in."""
+        kind = int if all(isinstance(x, int) for x in (low, high, step)) else float
+        chosen = st.number_input(
+            label, kind(low), kind(high), kind(self._default(field)), kind(step), format=form, key=field, help=help,
+            bind="query-params",
+        )  # fmt: skip
+        self._place(field)
+        return kind(chosen)
+
+    def text(self, field: str, label: str, *, placeholder: str = "", help: str | None = None) -> str:
+        """A line of text."""
+        written = st.text_input(
+            label, str(self._default(field)), key=field, help=help, placeholder=placeholder, max_chars=400,
+            bind="query-params",
+        )  # fmt: skip
+        self._place(field)
+        return str(written)
+
+    def toggle(self, field: str, label: str, *, help: str | None = None) -> bool:
+        """Yes or no."""
+        chosen = st.toggle(label, bool(self._default(field)), key=field, help=help, bind="query-params")
+        self._place(field)
+        return bool(chosen)
+
+    def several(self, field: str, label: str, options: Sequence[str], *, help: str | None = None) -> tuple[str, ...]:
+        """Any of `options`."""
+        default = [d for d in self._default(field) if d in options]
+        chosen = st.multiselect(label, list(options), default=default, key=field, help=help, bind="query-params")
+        self._place(field)
+        return tuple(chosen)
+
+    def upload(
+        self, field: str, label: str, kinds: Sequence[str], *, most_mb: int = LARGEST_UPLOAD_MB, help: str | None = None
+    ) -> Upload | None:
+        """A file of one of `kinds` (suffixes); it is not part of a link."""
+        sent = st.file_uploader(label, list(kinds), key=f"file-{field}", help=help, max_upload_size=most_mb)
+        self._place(field)
+        if sent is None:
+            return None
+        content = sent.getvalue()
+        digest = hashlib.sha256(sent.name.encode("utf-8", "replace") + b"\0" + content).hexdigest()
+        self.uploads[field] = Upload(sent.name, content, digest)
+        return self.uploads[field]
+
+    # --- complaints ---------------------------------------------------------------------------------------------------
+    def complain(self, field: str, sentence: str) -> bool:
+        """Puts `sentence` below the control of `field`; False where there is none."""
+        name = next((f for f in (field, field.split(".")[-1]) if f in self._places), None)
+        if name is None:
+            return False
+        self._places[name].error(escaped(sentence))
+        return True
+
+    def _place(self, field: str) -> None:
+        self._places[field] = st.empty()
+
+    def _default(self, field: str) -> Any:
+        return self._settings.model_fields[field].default
+
+    def _asked(self, field: str) -> str | None:
+        """What the link says of a control that is drawn for the first time."""
+        return st.query_params.get(field) if field not in st.session_state else None
+
+    def _check(self, field: str, label: str, options: Sequence[Any]) -> None:
+        asked = self._asked(field)
+        if asked is not None and asked not in options:
+            hint = nearest(asked, [str(o) for o in options])
+            meant = f"; did you mean {hint}?" if hint else ""
+            self.refused.append(f"The link asks for {label} = {asked[:60]!r}, which is not to be had here{meant}")

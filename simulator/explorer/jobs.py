@@ -1,0 +1,75 @@
+"""Answers that take a while: worked out in threads, at most a few at once, each by one key whoever asks for it.
+
+Answers are kept by content, so that two sessions that ask the same share the work but nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from simulator.explorer.answer import Answer, Tell
+
+WORKERS = 2
+"""Threads: the compiled loop keeps one processor busy, and pages still have to be served."""
+KEPT = 24
+"""Answers remembered; one with 10,000 requests holds a few megabytes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer being worked out, for one session."""
+
+    key: str
+    """What was asked."""
+    tell: Tell
+    future: Future[Answer]
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within `seconds`."""
+        self.tell.asked_s = time.monotonic()
+        until = self.tell.asked_s + seconds
+        while not self.future.done() and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.future.done()
+
+    def cancel(self) -> None:
+        """Ends it at its next breath; what waits for a thread never starts."""
+        self.tell.stop.set()
+        self.future.cancel()
+
+
+class Jobs:
+    """Threads, and the answers they found by key."""
+
+    def __init__(self, workers: int = WORKERS, kept: int = KEPT):
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="answer")
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Answer] = OrderedDict()
+        self._kept = kept
+
+    def known(self, key: str) -> Answer | None:
+        """The answer to `key`, if it was worked out and is still kept."""
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
+
+    def keep(self, key: str, answer: Answer) -> Answer:
+        """Remembers `answer`, unless it was cut short."""
+        if answer.complete:
+            with self._lock:
+                self._known[key] = answer
+                self._known.move_to_end(key)
+                while len(self._known) > self._kept:
+                    self._known.popitem(last=False)
+        return answer
+
+    def start(self, key: str, work: Callable[[Tell], Answer]) -> Job:
+        """`work` in a thread of its own, as soon as one is free."""
+        tell = Tell()
+        return Job(key, tell, self._threads.submit(lambda: self.keep(key, work(tell))))

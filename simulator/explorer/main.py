@@ -1,0 +1,44 @@
+"""The explorer's pages and how one walks between them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from simulator.explorer import cart, page, presets
+from simulator.explorer.page import Question
+from simulator.explorer.why_slow import WhySlow
+
+QUESTIONS: tuple[Question[Any], ...] = (WhySlow(),)
+"""In the order of the article."""
+
+
+def main() -> None:
+    """The page that the URL names, or the one a preset asked for."""
+    st.set_page_config(page_title="memwall", page_icon=_icon(), layout="wide")
+    pages = {question.path: _page(question) for question in QUESTIONS}
+    chosen = st.navigation(list(pages.values()), position="top")
+    wanted = pages.get(st.session_state.pop(cart.GO, ""))
+    if wanted is not None and wanted is not chosen:
+        st.switch_page(wanted)
+    presets.draw(QUESTIONS)
+    chosen.run()
+
+
+def _page(question: Question[Any]) -> Any:
+    return st.Page(
+        partial(page.run, question), title=question.title, url_path=question.path, default=question is QUESTIONS[0]
+    )
+
+
+def _icon() -> Any:
+    """Shelves and a small desk; made here, as Streamlit would fetch an icon of its own from the network."""
+    drawn = np.full((32, 32, 3), 255, dtype=np.uint8)
+    for row in range(3, 29, 5):
+        drawn[row : row + 3, 2:20] = (0, 114, 178)
+    drawn[18:29, 23:30] = (213, 94, 0)
+    return Image.fromarray(drawn)

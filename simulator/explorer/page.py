@@ -1,0 +1,267 @@
+"""What all pages have in common: presets and controls at the side, then the verdict, key figures, plots, tables and files; two
+settings side by side where one was pinned; the last good answer where a control asks for what cannot be."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic
+
+import streamlit as st
+
+from simulator.errors import DoesNotFit, InputError, MemwallError
+from simulator.explorer import cart
+from simulator.explorer.answer import Answer, Plot, Tell, Uploads
+from simulator.explorer.controls import Controls, escaped
+from simulator.explorer.jobs import Job, Jobs
+from simulator.explorer.link import S, Settings
+from simulator.output.tables import Section
+
+PATIENCE_S = 1.0
+"""How long a page waits for a long answer before it shows how far that is."""
+POLL_S = 0.4
+
+
+class Question(ABC, Generic[S]):
+    """One page."""
+
+    path: ClassVar[str]
+    """In the URL."""
+    title: ClassVar[str]
+    settings: type[S]
+    slow: ClassVar[bool] = False
+    """Whether answers take longer than a moment and are worked out in a thread, with progress and a way to cancel."""
+    compares: ClassVar[bool] = True
+    """Whether two settings can be put side by side."""
+
+    @abstractmethod
+    def controls(self, draw: Controls) -> S:
+        """Draws the controls and returns what they say. Raises InputError."""
+
+    @abstractmethod
+    def answer(self, settings: S, uploads: Uploads, tell: Tell) -> Answer:
+        """Works it out; no Streamlit here. Raises MemwallError. Where `tell.stop` is set, what was reached by then."""
+
+    def key(self, settings: S, uploads: Uploads) -> str:
+        """By which its answer is kept."""
+        files = "".join(f"{field}:{upload.digest}" for field, upload in sorted(uploads.items()))
+        return f"{self.path}?{settings.model_dump_json()}{files}"
+
+
+@st.cache_resource(show_spinner=False)
+def jobs() -> Jobs:
+    """Shared by all sessions of this server, by content."""
+    return Jobs()
+
+
+def run(question: Question[Any]) -> None:
+    """The page of `question`."""
+    draw = Controls(question.settings)
+    main, problems = st.container(), st.container()
+    with st.sidebar:
+        try:
+            settings = question.controls(draw)
+        except MemwallError as error:
+            _complain(draw, error, problems)
+            settings = None
+    with main:
+        st.title(question.title, anchor=False)
+        for refusal in draw.refused:
+            st.warning(escaped(refusal), icon=":material/link_off:")
+        held = st.container()
+        if settings is None:
+            _last_good(question)
+            return
+        pinned = cart.controls(question, settings) if question.compares else None
+    with held:
+        try:
+            answer = _answered(question, settings, draw.uploads)
+        except MemwallError as error:
+            answer = None
+            with main:
+                _complain(draw, error, held)
+    with main:
+        if answer is None:
+            _last_good(question)
+            return
+        st.session_state[_last(question)] = answer
+        if pinned is None:
+            show(answer)
+        else:
+            _beside(question, pinned, settings, answer)
+
+
+def _answered(question: Question[Any], settings: Settings, uploads: Uploads) -> Answer | None:
+    """The answer, or None while it is being worked out, which is said here."""
+    key = question.key(settings, uploads)
+    known = jobs().known(key)
+    if known is not None:
+        _stop_other(question, None)
+        return known
+    if not question.slow:
+        return jobs().keep(key, question.answer(settings, uploads, Tell()))
+    slot = f"job-{question.path}"
+    job: Job | None = st.session_state.get(slot)
+    if job is None or job.key != key:
+        _stop_other(question, None)
+        job = jobs().start(key, lambda tell: question.answer(settings, uploads, tell))
+        st.session_state[slot] = job
+    if job.wait(PATIENCE_S):
+        if job.future.cancelled():
+            st.info("Stopped before it began. Change a control to ask again.")
+            return None
+        return job.future.result()
+    _progress(job)
+    return None
+
+
+def _stop_other(question: Question[Any], job: Job | None) -> None:
+    other = st.session_state.pop(f"job-{question.path}", None)
+    if other is not None and other is not job:
+        other.cancel()
+
+
+@st.fragment(run_every=POLL_S)
+def _progress(job: Job) -> None:
+    """How far `job` is; the whole page runs again when it has ended."""
+    if job.wait(0.0):
+        st.rerun(scope="app")
+    tell = job.tell
+    left, right = st.columns([5, 1], vertical_alignment="bottom")
+    stopping = tell.stop.is_set()
+    if not job.future.running():
+        said = "Waiting for a free processor"
+    elif not tell.of:
+        said = escaped(tell.what) or "Getting ready"
+    else:
+        said = f"{escaped(tell.what)}: {tell.done:,} of {tell.of:,}"
+    left.progress(tell.share, "Stopping" if stopping else said)
+    if right.button("Cancel", key=f"cancel-{job.key[:40]}", disabled=stopping, width="stretch"):
+        job.cancel()
+        st.rerun(scope="app")
+
+
+def _last(question: Question[Any]) -> str:
+    return f"last-{question.path}"
+
+
+def _last_good(question: Question[Any]) -> None:
+    answer = st.session_state.get(_last(question))
+    if answer is not None:
+        st.caption("Below is the last answer that worked out.")
+        show(answer)
+
+
+def _complain(draw: Controls, error: MemwallError, place: Any) -> None:
+    sentence = str(error)
+    if isinstance(error, DoesNotFit):  # more GPUs help, mostly
+        draw.complain("tp", "Does not fit: see the sentence above the figures.")
+    if not (isinstance(error, InputError) and draw.complain(error.field, sentence)):
+        with place:
+            st.error(escaped(sentence), icon=":material/error:")
+    else:
+        with place:
+            st.error("A control at the side asks for what cannot be: " + escaped(sentence), icon=":material/error:")
+
+
+# --- one answer -------------------------------------------------------------------------------------------------------
+def show(answer: Answer) -> None:
+    """The whole of it."""
+    st.info(escaped(answer.verdict))
+    for note in answer.notes:
+        st.warning(escaped(note))
+    numbers(answer)
+    plots(answer.plots, answer)
+    tables(answer.sections)
+    files(answer)
+    conditions(answer)
+
+
+def numbers(answer: Answer) -> None:
+    """The key figures in a row that wraps."""
+    with st.container(horizontal=True, gap="medium"):
+        for number in answer.numbers:
+            st.metric(number.label, number.text, help=number.note or None, width="content")
+
+
+def plots(chosen: list[Plot], answer: Answer, *, prefix: str = "") -> None:
+    """Wide ones one below the other, others in pairs."""
+    waiting: list[Plot] = []
+    for plot in [*chosen, None]:
+        if plot is not None and not plot.wide:
+            waiting.append(plot)
+        if waiting and (plot is None or plot.wide or len(waiting) == 2):
+            for column, one in zip(st.columns(len(waiting), gap="medium"), waiting, strict=True):
+                with column:
+                    draw_plot(one, answer, prefix)
+            waiting = []
+        if plot is not None and plot.wide:
+            draw_plot(plot, answer, prefix)
+
+
+def draw_plot(plot: Plot, answer: Answer, prefix: str = "") -> None:
+    """A figure under its finding and the tag of what it rests on."""
+    theme = getattr(st.context, "theme", None)
+    figure = answer.figure(plot, dark=getattr(theme, "type", "light") == "dark")
+    meta = figure.layout.meta
+    st.markdown(f"#### {escaped(meta['finding'])}")
+    st.caption(escaped(meta["tag"]))
+    st.plotly_chart(
+        figure, theme=None, key=f"plot-{prefix}{plot.key}", config={"displaylogo": False, "responsive": True}
+    )
+
+
+def tables(sections: list[Section]) -> None:
+    """Each folded under its title."""
+    for section in sections:
+        with st.expander(escaped(section.title) or "Table"):
+            headers = [escaped(h) or " " * (i + 1) for i, h in enumerate(section.table.headers)]
+            st.table([dict(zip(headers, map(escaped, row), strict=True)) for row in section.table.rows])
+            if section.note:
+                st.caption(escaped(section.note))
+
+
+def files(answer: Answer) -> None:
+    """Buttons for what can be taken away, and what reproduces it."""
+    if answer.downloads:
+        with st.container(horizontal=True):
+            for one in answer.downloads:
+                st.download_button(
+                    one.label, one.make, file_name=one.file_name, mime=one.mime, on_click="ignore",
+                    icon=":material/download:",
+                )  # fmt: skip
+    for title, text in answer.code.items():
+        with st.expander(escaped(title)):
+            st.code(text, language="yaml" if title.endswith("YAML") else "python" if "import" in text else "bash")
+
+
+def conditions(answer: Answer) -> None:
+    """What it holds under."""
+    st.caption(" · ".join(f"{escaped(label)}: {escaped(text)}" for label, text in answer.conditions))
+
+
+# --- two of them ------------------------------------------------------------------------------------------------------
+def _beside(question: Question[Any], pinned: Settings, settings: Settings, answer: Answer) -> None:
+    """The pinned setting (A) and the one of the controls (B): differences first, then plot by plot."""
+    try:
+        a = _answered(question, pinned, {})
+    except MemwallError as error:
+        st.error("The pinned setting does not work out: " + escaped(str(error)))
+        show(answer)
+        return
+    if a is None:
+        show(answer)
+        return
+    cart.table(pinned, settings, a, answer)
+    left, right = st.columns(2, gap="medium")
+    left.info("A · " + escaped(a.verdict))
+    right.info("B · " + escaped(answer.verdict))
+    others = {plot.key: plot for plot in answer.plots}
+    for plot in a.plots:
+        if plot.key in others:
+            left, right = st.columns(2, gap="medium")
+            with left:
+                draw_plot(plot, a, "a-")
+            with right:
+                draw_plot(others[plot.key], answer, "b-")
+    files(answer)
+    conditions(answer)
