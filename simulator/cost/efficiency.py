@@ -236,13 +236,17 @@ def load_efficiency(gpu: Gpu, *, calibration: str | None = None) -> Efficiency:
     """
     if calibration is not None:
         return efficiency_from(_read(catalog.locate("calibration", calibration)), gpu.name)
+    return efficiency_from(calibration_of(gpu), gpu.name)
+
+
+def calibration_of(gpu: Gpu) -> CalibrationFile:
+    """The file that `load_efficiency` reads for `gpu`: its own profile's, one that lists it, its family's, ``generic``."""
     if gpu.profile is not None:
-        return efficiency_from(_read(gpu.profile), gpu.name)
+        return _read(gpu.profile)
     files = [_read(catalog.locate("calibration", name)) for name in catalog.names("calibration")]
     chosen = next((f for f in files if gpu.name in f.gpus), None)
     chosen = chosen or next((f for f in files if f.family == gpu.family), None)
-    chosen = chosen or next(f for f in files if f.family == "generic")
-    return efficiency_from(chosen, gpu.name)
+    return chosen or next(f for f in files if f.family == "generic")
 
 
 def efficiency_from(file: CalibrationFile, gpu_name: str) -> Efficiency:
