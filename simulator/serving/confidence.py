@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,48 @@ def batch_means(values: FloatArray) -> HalfWidth | None:
         if correlation <= MOST_CORRELATION or batches == BATCHES[-1]:
             return _interval(means, rows.shape[1], correlation)
     return None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of one figure of two quantities that the same requests have."""
+
+    ratio: float
+    width: HalfWidth | None
+    """± with 90 %, a pure number as the ratio; None: too few requests."""
+
+
+def ratios(x: FloatArray, y: FloatArray) -> dict[str, Ratio]:
+    """Mean and percentiles of `x` over those of `y`, two values of each request, in order of arrival; by ``mean``, ``p50``, …
+
+    Both are of the same requests, so what they have in common cancels: the half-width of R = X/Y is that of the mean of x − R·y, over Y
+    (Cochran, Sampling Techniques, 3rd ed., §6.3), by batch means. For a percentile, x and y are replaced by what each value
+    adds to it (`_pulls`). A figure of `y` that is 0 has no ratio and is missing.
+    """
+    if len(x) == 0:
+        return {}
+    found: dict[str, Ratio] = {}
+    for point in ("mean", *(f"p{p}" for p in PERCENTILES)):
+        share = None if point == "mean" else int(point[1:]) / 100.0
+        top, bottom = (float(v.mean() if share is None else np.quantile(v, share)) for v in (x, y))
+        if bottom == 0.0:
+            continue
+        width = None
+        if share is None:
+            width = batch_means(x - top / bottom * y)
+        elif len(x) * min(share, 1.0 - share) >= BATCHES[-1] * LEAST_BEYOND:
+            width = batch_means(_pulls(x, share) - top / bottom * _pulls(y, share))
+        scaled = None if width is None else replace(width, half_width=width.half_width / abs(bottom))
+        found[point] = Ratio(top / bottom, scaled)
+    return found
+
+
+def _pulls(values: FloatArray, share: float) -> FloatArray:
+    """What each value adds to the quantile q, n-fold: (share − 1[value ≤ q])/f(q) (Bahadur, Annals of Mathematical Statistics
+    37, 1966), with the density f from quantiles 1.5 standard errors to either side."""
+    step = min(1.5 * math.sqrt(share * (1.0 - share) / len(values)), share / 2.0, (1.0 - share) / 2.0)
+    low, middle, high = np.quantile(values, (share - step, share, share + step))
+    return np.asarray((share - (values <= middle)) * ((high - low) / (2.0 * step)))
 
 
 def lag_one(values: FloatArray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulator.serving.confidence import BATCHES, batch_means, describe, lag_one, student
+from simulator.serving.confidence import BATCHES, batch_means, describe, lag_one, ratios, student
 from simulator.serving.distribution import Distribution
 from simulator.uncertainty import LEVEL
 
@@ -107,3 +107,39 @@ def test_describing_is_the_distribution():
 def test_the_first_values_that_do_not_go_up_are_left_out():
     values = np.concatenate([[1e9] * 31, np.random.default_rng(4).normal(0.0, 1.0, 3200)])
     assert batch_means(values).half_width < 1.0
+
+
+def test_a_ratio_of_the_same_customers_lies_inside_as_often_as_claimed():
+    """M/M/1 at load 0.6 and 0.4, the same customers: mean waits ρ/(1 − ρ); percentiles ln(ρ/(1 − p))/(1 − ρ)."""
+    loads = (0.6, 0.4)
+    slow, fast = (waits(load, 20_000, fixed=False, seed=9) for load in loads)
+    expected = {"mean": 1.5 / (2 / 3)}
+    for p in (90, 95, 99):
+        of = [np.log(load / (1.0 - p / 100.0)) / (1.0 - load) for load in loads]
+        expected[f"p{p}"] = of[0] / of[1]
+    inside = dict.fromkeys(expected, 0)
+    for x, y in zip(slow, fast, strict=True):
+        found = ratios(x, y)
+        for point, value in expected.items():
+            inside[point] += abs(found[point].ratio - value) <= found[point].width.half_width
+    low, high = stats.binom.interval(0.9999, RUNS, LEVEL)
+    for n in inside.values():
+        assert low - 0.05 * RUNS <= n <= high, inside
+
+
+def test_what_both_have_in_common_cancels_from_a_ratio():
+    """Without noise of their own the ratio is exact; alone, each mean is as uncertain as ever."""
+    y = np.random.default_rng(8).exponential(1.0, 3200)
+    for point, found in ratios(2.5 * y, y).items():
+        assert found.ratio == pytest.approx(2.5)
+        assert found.width is None or found.width.half_width == pytest.approx(0.0, abs=1e-12), point
+    other = np.random.default_rng(9).exponential(2.5, 3200)
+    assert ratios(other, y)["mean"].width.half_width > 0.05
+
+
+def test_a_ratio_to_nothing_is_none_and_few_values_have_no_interval():
+    values = np.arange(1.0, 41.0)
+    assert ratios(np.zeros(0), np.zeros(0)) == {}
+    assert ratios(values, np.zeros(40)) == {}
+    assert set(ratios(values, np.concatenate([np.zeros(39), [1.0]]))) == {"mean", "p99"}
+    assert all(found.width is None for found in ratios(values, values).values())
