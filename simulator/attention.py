@@ -67,15 +67,17 @@ def attention_load(
     new_tokens: Sequence[int] | NDArray[np.int64],
     cached_tokens: Sequence[int] | NDArray[np.int64],
     window: float | None,
+    counts: Sequence[int] | None = None,
 ) -> AttentionLoad:
-    """The sums of one group of sequences, lists of q_i and c_i."""
+    """The sums of one group of sequences, lists of q_i and c_i; of `counts` [as they] sequences like each where given."""
     w = float(window) if window is not None else float("inf")
-    pairs = [(float(q), float(c)) for q, c in zip(new_tokens, cached_tokens, strict=True)]
+    many = counts if counts is not None else (1,) * len(new_tokens)
+    runs = [(float(q), float(c), float(n)) for q, c, n in zip(new_tokens, cached_tokens, many, strict=True)]
     return AttentionLoad(
-        sequences=float(len(pairs)),
-        query_tokens=sum(q for q, _ in pairs),
-        kv_tokens=sum(kv_tokens_read(q, c, w) for q, c in pairs),
-        pairs=sum(attention_pairs(q, c, w) for q, c in pairs),
+        sequences=float(sum(n for _, _, n in runs)),
+        query_tokens=sum(n * q for q, _, n in runs),
+        kv_tokens=sum(n * kv_tokens_read(q, c, w) for q, c, n in runs),
+        pairs=sum(n * attention_pairs(q, c, w) for q, c, n in runs),
     )
 
 

@@ -8,30 +8,28 @@ Three views of one model of cost, equal by test:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from simulator.architecture import Decoder, Mlp, Moe
 from simulator.cost.breakdown import CAUSES, Batch, OperatorCost, PassCost
-from simulator.cost.collectives import all_gather_s, all_reduce_s, all_to_all_s, point_to_point_s
 from simulator.cost.efficiency import Efficiency, load_efficiency
 from simulator.cost.graphs import EVERY_SIZE, GraphCapture
+from simulator.cost.operator_time import OperatorTimes
 from simulator.cost.roofline import (
     AttentionRates,
     attention_rates,
     attention_time,
-    elementwise_time,
     l2_share,
-    matmul_time,
     one_kernel,
 )
 from simulator.cost.tables import AttentionKind, FastTables
 from simulator.experts import SPLIT_EVENLY, ExpertPlacement
 from simulator.hardware import Gpu, Link, load_link
 from simulator.operators import (
-    COLLECTIVES,
     AttentionLoad,
     FloatArray,
     Operator,
@@ -111,7 +109,10 @@ class ForwardCost:
         self.shape = attention_shape(decoder, self.formats, tp)
         self.back_to_back = back_to_back
         self._known: dict[str, FloatArray] = {}
-        self._resident_share = self._l2_share() if back_to_back else 0.0
+        self._times = OperatorTimes(
+            gpu, self.efficiency, self.link, self.network, tp=tp, pp=pp, ep=experts.ep,
+            resident_share=self._l2_share() if back_to_back else 0.0,
+        )  # fmt: skip
         # Attention multiplies in 16 bit whatever the cache is stored in, unless the model is fp32.
         attention_dtype = "fp32" if self.formats.model_bytes == 4 else "bf16"
         shape, e = self.shape, self.efficiency
@@ -201,17 +202,23 @@ class ForwardCost:
         heads = self._head_operators(rows)
         return np.stack([self.head(rows), self._sum(heads, 1), self._sum(heads, 2)])
 
-    def attention(self, new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> float:
-        """Seconds of the attention kernels of all layers for these sequences."""
-        layers = [(int(kind.layers), kind.window_tokens) for kind in self.kinds]
+    def attention(
+        self, new_tokens: Sequence[int], cached_tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> float:
+        """Seconds of the attention kernels of all layers for these sequences, or for `counts` like each of them."""
+        groups = self._attention_groups(new_tokens, cached_tokens, counts)
         return sum(
-            o.repeat * o.total_s for costs in self._attention_costs(new_tokens, cached_tokens, layers) for o in costs
+            int(kind.layers) * (self._attention_s(load, rates)[0] - saved_s)
+            for kind in self.kinds
+            for _, load, rates, saved_s in groups(kind.window_tokens)
         )
 
-    def attention_work(self, new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> tuple[float, float, float]:
+    def attention_work(
+        self, new_tokens: Sequence[int], cached_tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> tuple[float, float, float]:
         """Seconds, bytes and FLOP of one rank of what `attention` times."""
         layers = [(int(kind.layers), kind.window_tokens) for kind in self.kinds]
-        costs = [o for part in self._attention_costs(new_tokens, cached_tokens, layers) for o in part]
+        costs = [o for part in self._attention_costs(new_tokens, cached_tokens, layers, counts) for o in part]
         seconds, bytes_, flop = (
             sum(o.repeat * float(getattr(o, field)) for o in costs) for field in ("total_s", "bytes_", "flop")
         )
@@ -270,7 +277,7 @@ class ForwardCost:
         return PassCost(alone.layers, alone.before, (*alone.after, *sends, bubble))
 
     def _cost(self, o: Operator, repeat: int) -> OperatorCost:
-        total_s, memory_s, compute_s, overhead_s = (float(part[0]) for part in self._time(o))
+        total_s, memory_s, compute_s, overhead_s = (float(part[0]) for part in self._times.parts(o))
         message = float(o.message_bytes[0]) if o.message_bytes is not None else 0.0
         weight, activation, flop = float(o.weight_bytes[0]), float(o.activation_bytes[0]), float(o.flop[0])
         reached = self.efficiency.matmul.compute * self.gpu.peak_flop_per_s(o.dtype)
@@ -280,38 +287,57 @@ class ForwardCost:
         )  # fmt: skip
 
     def _attention_costs(
-        self, new: Sequence[int], cached: Sequence[int], kinds: Sequence[tuple[int, float]]
+        self,
+        new: Sequence[int],
+        cached: Sequence[int],
+        kinds: Sequence[tuple[int, float]],
+        counts: Sequence[int] | None = None,
     ) -> list[list[OperatorCost]]:
         """For each (layers, window) its decode and prefill attention kernels, those that have anything to do."""
-        short = [i for i, q in enumerate(new) if 0 < q <= DECODE_QUERY_LIMIT]
-        long = [i for i, q in enumerate(new) if q > DECODE_QUERY_LIMIT]
-        together = one_kernel(len(short), sum(new[i] for i in short), len(long), self.prefill_rates)
-        groups = []
-        for name, picked, rates in (
-            ("decode_attention", short, self.prefill_rates if together else self.decode_rates),
-            ("prefill_attention", long, self.prefill_rates),
-        ):
-            if picked:
-                # What shares a launch pays for it once.
-                saved_s = rates.t0_s if together and long and picked is short else 0.0
-                groups.append((name, [new[i] for i in picked], [cached[i] for i in picked], rates, saved_s))
-        return [
-            [
-                self._attention_cost(name, attention_load(q, c, window), rates, count, saved_s)
-                for name, q, c, rates, saved_s in groups
-            ]
-            for count, window in kinds
+        groups = self._attention_groups(new, cached, counts)
+        return [[self._attention_cost(*group, count) for group in groups(window)] for count, window in kinds]
+
+    def _attention_groups(
+        self, new: Sequence[int], cached: Sequence[int], counts: Sequence[int] | None
+    ) -> Callable[[float], list[tuple[str, AttentionLoad, AttentionRates, float]]]:
+        """By window: name, load and rates of each kernel that has anything to do, and what it saves by sharing a launch, s."""
+        if counts is None:  # most batches are of a few kinds of sequences
+            runs = [(q, c, n) for (q, c), n in Counter(zip(new, cached, strict=True)).items()]
+        else:
+            runs = list(zip(new, cached, counts, strict=True))
+        sequences = [(q, c, n) for q, c, n in runs if q > 0 and n > 0]
+        short = [s for s in sequences if s[0] <= DECODE_QUERY_LIMIT]
+        long = [s for s in sequences if s[0] > DECODE_QUERY_LIMIT]
+        together = one_kernel(sum(n for *_, n in short), sum(q * n for q, _, n in short), len(long), self.prefill_rates)
+        # What shares a launch pays for it once.
+        saved_s = self.prefill_rates.t0_s if together and long else 0.0
+        groups = [
+            (name, tuple(zip(*picked, strict=True)), rates, saved)
+            for name, picked, rates, saved in (
+                ("decode_attention", short, self.prefill_rates if together else self.decode_rates, saved_s),
+                ("prefill_attention", long, self.prefill_rates, 0.0),
+            )
+            if picked
+        ]
+        return lambda window: [
+            (name, attention_load(q, c, window, n), rates, saved) for name, (q, c, n), rates, saved in groups
         ]
 
-    def _attention_cost(
-        self, name: str, load: AttentionLoad, rates: AttentionRates, repeat: int, saved_s: float
-    ) -> OperatorCost:
-        kv_bytes = load.kv_tokens * self.shape.kv_bytes_per_token
+    def _attention_s(self, load: AttentionLoad, rates: AttentionRates) -> tuple[float, float, float, float]:
+        """(total, memory, compute, overhead) seconds of one layer's kernel."""
+        kv_bytes, flop = self._attention_amounts(load, rates)
+        return attention_time(load.sequences, load.query_tokens, kv_bytes, flop, rates)
+
+    def _attention_amounts(self, load: AttentionLoad, rates: AttentionRates) -> tuple[float, float]:
+        """Bytes of KV cache and FLOP of one layer's kernel."""
         per_pair = self.shape.decode_flop_per_pair if rates is self.decode_rates else self.shape.prefill_flop_per_pair
-        flop = load.pairs * per_pair
-        total_s, memory_s, compute_s, overhead_s = attention_time(
-            load.sequences, load.query_tokens, kv_bytes, flop, rates
-        )
+        return load.kv_tokens * self.shape.kv_bytes_per_token, load.pairs * per_pair
+
+    def _attention_cost(
+        self, name: str, load: AttentionLoad, rates: AttentionRates, saved_s: float, repeat: int
+    ) -> OperatorCost:
+        kv_bytes, flop = self._attention_amounts(load, rates)
+        total_s, memory_s, compute_s, overhead_s = self._attention_s(load, rates)
         total_s, overhead_s = total_s - saved_s, overhead_s - saved_s
         arithmetic_s = min(compute_s, flop / rates.flop_per_s)
         return OperatorCost(
@@ -349,50 +375,11 @@ class ForwardCost:
             found.append(seconds + (front_s if stage.first else 0.0) + (norm_s if stage.last else 0.0))
         return np.array(found, dtype=float)
 
-    def _time(self, o: Operator) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """(total, memory, compute, overhead) seconds [points]; nothing to do takes no time."""
-        work = o.m > 0
-        zero = np.zeros_like(o.m)
-        slower = self.efficiency.slower.get("all_reduce" if o.kind in COLLECTIVES else o.kind, 1.0)
-        if o.kind in COLLECTIVES:
-            total = np.where(work, self._collective_s(o) * slower, 0.0)
-            return total, zero, zero, total
-        if o.kind == "elementwise":
-            t = elementwise_time(o.activation_bytes, work.astype(float), self.gpu, self.efficiency.elementwise)
-            return tuple(part * slower for part in t)
-        matrices = np.ones_like(o.m) if o.matrices is None else o.matrices
-        t = matmul_time(
-            o.m,
-            o.n,
-            o.k,
-            np.divide(o.weight_bytes, matrices, out=zero.copy(), where=matrices > 0),
-            o.activation_bytes,
-            o.dtype,
-            self.gpu,
-            self.efficiency.matmul,
-            resident_bytes=self._resident_share * o.weight_bytes,
-            count=matrices,
-        )
-        return tuple(np.where(work, part * slower, 0.0) for part in t)  # type: ignore[return-value]
-
-    def _collective_s(self, o: Operator) -> FloatArray:
-        e, message, per_node = self.efficiency.all_reduce, o.message_bytes, self.gpu.gpus_per_node
-        if o.kind == "all_reduce":
-            found = all_reduce_s(message, self.tp, self.link, e)
-        elif o.kind == "all_gather":
-            found = all_gather_s(message, self.tp, self.link, e)
-        elif o.kind == "all_to_all":
-            found = all_to_all_s(
-                message, self.experts.ep, self.link if self.experts.ep <= per_node else self.network, e
-            )
-        else:  # the widest gap between two stages sets the pace
-            found = point_to_point_s(message, self.link if self.tp * self.pp <= per_node else self.network, e)
-        return np.asarray(found, dtype=float)
-
     def _sum(self, operators: Sequence[tuple[int, Operator]], what: int) -> FloatArray:
         """Over the pass [points]: 0 seconds, 1 bytes, 2 FLOP."""
         if what == 0:
-            seconds = {id(o): self._time(o)[0] for o in {id(o): o for _, o in operators}.values()}
+            once = {id(o): o for _, o in operators}
+            seconds = dict(zip(once, self._times.seconds(list(once.values())), strict=True))
             parts = [count * seconds[id(o)] for count, o in operators]
         elif what == 1:
             parts = [count * (o.weight_bytes + o.activation_bytes) for count, o in operators]
