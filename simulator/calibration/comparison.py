@@ -7,7 +7,7 @@ throughput, a published speed), `Sweep` a time per token over the number of draf
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from simulator.uncertainty import LEVEL as LEVEL  # noqa: PLC0414 (re-exported)
 from simulator.uncertainty import interval_factor as interval_factor  # noqa: PLC0414
 
 FloatArray = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+"""Told of a long fit: what is being done, how many of its parts are done, and of how many. What it raises ends the fit."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from simulator.calibration import fit
+from simulator.calibration.comparison import Progress
 from simulator.calibration.kernel_tables import Columns
 from simulator.calibration.measured import Measurements, PassRows
 from simulator.calibration.passes import Kernels, Terms, attention_rows
@@ -332,14 +333,17 @@ class HeldOut:
     """ln(predicted/measured) by kind: steps, and the kernels of held-out models or batches."""
 
 
-def held_out(measured: Measurements, data: Data, by: str) -> HeldOut:
+def held_out(measured: Measurements, data: Data, by: str, progress: Progress | None = None) -> HeldOut:
     """Every step predicted by a fit that saw nothing of its batch size (``batch``), or of its model (``model``) and of the
     kernels that have its shapes. A file with one group only has nothing to hold out. By ``matrix``, for files of kernels
     alone, every matmul is predicted without its matrix."""
     groups = _matrices(data) if by == "matrix" else sorted(set(data.steps.label(by)))
     predicted = np.full(len(data.steps), np.nan)
     logs: dict[str, list[FloatArray]] = {}
-    for group in groups if len(groups) > 1 else []:
+    several = groups if len(groups) > 1 else []
+    for done, group in enumerate(several):
+        if progress is not None:
+            progress(f"fits that have not seen one {by}", done, len(several))
         seen = data.without(measured, by, group)
         if by != "matrix" and not len(seen.steps):
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from simulator import catalog, units
 from simulator.calibration import device_fit
+from simulator.calibration.comparison import Progress
 from simulator.calibration.device_fit import Data, DeviceFit, Layout
 from simulator.calibration.measured import Measurements, PassRows
 from simulator.calibration.passes import Kernels
@@ -144,6 +145,8 @@ class DeviceProfile:
     fit: DeviceFit
     given: Efficiency | None = None
     """Where an existing profile is held against these measurements, and nothing is fitted on them."""
+    progress: Progress | None = field(default=None, compare=False, repr=False)
+    """Told of the fits that `held_out` makes."""
 
     @staticmethod
     def held_against(measured: Measurements, gpu: Gpu) -> DeviceProfile:
@@ -157,19 +160,19 @@ class DeviceProfile:
         return DeviceProfile(gpu.name, measured, gpu, None, Data.of(measured, gpu), fitted, efficiency)
 
     @staticmethod
-    def of(measured: Measurements, name: str) -> DeviceProfile:
+    def of(measured: Measurements, name: str, progress: Progress | None = None) -> DeviceProfile:
         """Fitted. Raises InputError where the file holds too little to fit."""
         gpu, file = device_of(measured, name)
         data = Data.of(measured, gpu)
         data.require_enough(str(measured.path))
-        return DeviceProfile(name, measured, gpu, file, data, device_fit.solve(data))
+        return DeviceProfile(name, measured, gpu, file, data, device_fit.solve(data), progress=progress)
 
     @cached_property
     def held_out(self) -> Mapping[str, device_fit.HeldOut]:
         """By whole batches and by whole models: what fits that did not see them predict. Where no step was measured, by
         matrix."""
         ways = ("batch", "model") if len(self.data.steps) else ("matrix",)
-        return {by: device_fit.held_out(self.measured, self.data, by) for by in ways}
+        return {by: device_fit.held_out(self.measured, self.data, by, self.progress) for by in ways}
 
     @cached_property
     def spread(self) -> Mapping[str, float]:

@@ -9,12 +9,13 @@ split at random, and every part is predicted by a fit on the rest. The parameter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from simulator.calibration import kernel_tables
+from simulator.calibration.comparison import Progress
 from simulator.calibration.kernel_tables import Columns, Table
 from simulator.calibration.passes import attention_rows
 from simulator.calibration.solver import Bounds, FloatArray, HeldOut, Problem, Values, held_out, solve
@@ -191,21 +192,31 @@ def table_problems(tables: Mapping[str, Table], gpu: Gpu, link: Link, seed: int 
     }
 
 
+def told(problems: Mapping[str, Problem], what: str, progress: Progress | None) -> Iterator[tuple[str, Problem]]:
+    """`problems` one by one, with `progress` told before each."""
+    for done, (kind, problem) in enumerate(problems.items()):
+        if progress is not None:
+            progress(f"{what}: {kind.replace('_', ' ')}", done, len(problems))
+        yield kind, problem
+
+
 def held_out_rows(kind: str, problem: Problem, seed: int = 0) -> HeldOut:
     """Rows of one kind, predicted by fits on the other half of its shapes, or on all but a sixth of its message sizes."""
     return held_out(problem, COLLECTIVE_FOLDS if kind in ("all_reduce", "exchange") else 2, seed)
 
 
-def calibrate(kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0) -> CalibrationFile:
+def calibrate(
+    kernels: Path, gpu: Gpu, link: Link, *, date: str, seed: int = 0, progress: Progress | None = None
+) -> CalibrationFile:  # fmt: skip
     """All fits of one GPU. Raises InputError when its tables are missing or hold no usable row."""
     tables = read_tables(kernels, gpu)
     problems = table_problems(tables, gpu, link, seed)
-    unseen = {kind: held_out_rows(kind, problem, seed) for kind, problem in problems.items()}
+    unseen = {kind: held_out_rows(kind, problem, seed) for kind, problem in told(problems, "rows held out", progress)}
     small = tables["matmul"].columns["m"] <= SMALL_TOKENS
     errors = {kind: h.errors for kind, h in unseen.items()} | {"matmul_small": unseen["matmul"].errors[small]}
     spread = {kind: h.spread() for kind, h in unseen.items()} | {"matmul_small": unseen["matmul"].spread(small)}
     means = {kind: rounded(float(e.mean()), 3) for kind, e in sorted(errors.items())}
-    fits = {kind: parameters(problem, seed) for kind, problem in problems.items()}
+    fits = {kind: parameters(problem, seed) for kind, problem in told(problems, "fits on all rows", progress)}
     exchange = fits.pop("exchange")
     fits["all_reduce"] |= {name: exchange[name] for name in EXCHANGE}
     return CalibrationFile(

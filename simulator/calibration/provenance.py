@@ -169,7 +169,9 @@ def _setting(name: str, value: object) -> str:
         return units.show(float(value), "s")
     if name.endswith("_bytes") and isinstance(value, float | int) and value:
         return units.show(float(value), "bytes")
-    return "none" if value is None else f"{value:,g}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _words(name: str) -> str:

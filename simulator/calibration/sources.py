@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from simulator.calibration import fit, layer_timings
-from simulator.calibration.comparison import Validation
+from simulator.calibration.comparison import Progress, Validation
 from simulator.calibration.device_profile import DeviceProfile
 from simulator.calibration.device_validation import validate_device
 from simulator.calibration.engine_run import read_engine_run, replay_engine_run
@@ -52,6 +52,8 @@ class Options:
     """What served while a serving benchmark ran."""
     salvage: bool = False
     """Read a damaged measurement file up to the damage."""
+    progress: Progress | None = None
+    """Told how far a long fit is."""
 
 
 def kind_of(path: Path) -> Kind:
@@ -78,7 +80,7 @@ def profile_from(path: Path, name: str, options: Options, date: str | None = Non
     """The profile that `path` calibrates, as YAML, and how well it does on what its fit did not see."""
     kind = kind_of(path)
     if kind in ("measurements", "points"):
-        profile = DeviceProfile.of(_measurements(path, kind, options), name)
+        profile = DeviceProfile.of(_measurements(path, kind, options), name, options.progress)
         return profile.text(), [validate_device(profile)]
     if kind not in CALIBRATING:
         raise InputError(
@@ -91,7 +93,8 @@ def profile_from(path: Path, name: str, options: Options, date: str | None = Non
         file, found = layer_timings.calibrate(path, gpu, date=date), [validate_layers(path, gpu)]
     else:
         link = load_link(options.link or gpu.node_link)
-        file, found = fit.calibrate(path, gpu, link, date=date), validate_tables(path, gpu, link)
+        file = fit.calibrate(path, gpu, link, date=date, progress=options.progress)
+        found = validate_tables(path, gpu, link, progress=options.progress)
     calibration = file.model_copy(update={"name": name}).model_dump(mode="json", exclude_none=True)
     text = yaml.safe_dump(
         {"gpu": gpu.name, "calibration": calibration}, sort_keys=False, allow_unicode=True, width=120,
@@ -107,20 +110,22 @@ def validations_of(path: Path, options: Options) -> Sequence[Validation]:
         measured = _measurements(path, kind, options)
         if options.gpu is not None:
             return [validate_device(DeviceProfile.held_against(measured, load_gpu(options.gpu)))]
-        return [validate_device(DeviceProfile.of(measured, path.stem))]
+        return [validate_device(DeviceProfile.of(measured, path.stem, options.progress))]
     if kind == "published":
         sweeps = validate_sweeps(path)
         return [validate_published(path), *([] if sweeps is None else [sweeps])]
     if kind == "server":
         if options.scenario is None:
             raise InputError("--scenario", "(absent)", "say what served while the benchmark ran", where=str(path))
-        return [compare_server(result, options.scenario) for result in read_server_results(path)]
+        return [
+            compare_server(result, options.scenario, progress=options.progress) for result in read_server_results(path)
+        ]
     if kind == "engine run":
         return [replay_engine_run(read_engine_run(path), _needed_gpu(path, options))]
     gpu = load_gpu(_needed_gpu(path, options))
     if kind == "layers":
         return [validate_layers(path, gpu)]
-    return validate_tables(path, gpu, load_link(options.link or gpu.node_link))
+    return validate_tables(path, gpu, load_link(options.link or gpu.node_link), progress=options.progress)
 
 
 def _measurements(path: Path, kind: Kind, options: Options) -> Measurements:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from simulator import catalog
 from simulator.calibration import fit
-from simulator.calibration.comparison import Comparison, Roof, Validation
+from simulator.calibration.comparison import Comparison, Progress, Roof, Validation
 from simulator.calibration.composed_steps import MODELS, Steps, step_comparison, steps_of
 from simulator.calibration.few_rows import few_rows_comparisons
 from simulator.calibration.kernel_tables import SOURCE, Columns, Table
@@ -41,7 +41,9 @@ LABELS = {"m": "tokens"}
 Mask = NDArray[np.bool_]
 
 
-def validate_tables(folder: Path, gpu: Gpu, link: Link | None = None, *, seed: int = 0) -> list[Validation]:
+def validate_tables(
+    folder: Path, gpu: Gpu, link: Link | None = None, *, seed: int = 0, progress: Progress | None = None
+) -> list[Validation]:  # fmt: skip
     """Everything the kernel tables of `gpu` in `folder` say about its fits, in four parts: kernels, whole decode steps,
     tables looked up instead, and a dozen rows on top of another GPU's fit.
 
@@ -51,8 +53,11 @@ def validate_tables(folder: Path, gpu: Gpu, link: Link | None = None, *, seed: i
     link = link or load_link(gpu.node_link)
     tables = fit.read_tables(folder, gpu)
     problems = fit.table_problems(tables, gpu, link, seed)
-    unseen = {kind: fit.held_out_rows(kind, problem, seed) for kind, problem in problems.items()}
-    by_model, steps = _by_model(problems, unseen, seed)
+    kinds = fit.told(problems, "rows held out", progress)
+    unseen = {kind: fit.held_out_rows(kind, problem, seed) for kind, problem in kinds}
+    by_model, steps = _by_model(problems, unseen, seed, progress)
+    if progress is not None:
+        progress("tables looked up instead, and a dozen rows", 0, 1)
     kernels = Validation(
         title=f"Kernel tables of {gpu.title}",
         subject=f"fits of kernel times on {gpu.title}, collectives over {link.title}",
@@ -144,20 +149,27 @@ def _collectives(problems: Mapping[str, Problem], unseen: Mapping[str, HeldOut],
 
 
 def _by_model(
-    problems: Mapping[str, Problem], unseen: Mapping[str, HeldOut], seed: int
+    problems: Mapping[str, Problem], unseen: Mapping[str, HeldOut], seed: int, progress: Progress | None = None
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Comparisons by model of matmul and decode attention, and those of whole steps of `MODELS`."""
     matmul, decode = problems["matmul"], problems["decode_attention"]
     every_step = {model: steps_of(model, matmul.columns, decode.columns) for model in MODELS}
     few = matmul.columns["m"] <= fit.SMALL_TOKENS
 
-    def without(problem: Problem, own: Mask) -> Values:
+    def without(model: str, problem: Problem, own: Mask, done: int) -> Values:
+        if progress is not None:
+            progress(f"fits that have not seen {model}", done, len(BY_MODEL) + len(HEADS_BY_MODEL))
         return solve(problem.where(~own), seed, FEWER_ROWS).values
 
     made_of = {model: _matrices(model, every_step.get(model, ())) for model in BY_MODEL}
-    matmul_fits = {model: without(matmul, has_matrix(matmul.columns, made_of[model])) for model in BY_MODEL}
+    matmul_fits = {
+        model: without(model, matmul, has_matrix(matmul.columns, made_of[model]), done)
+        for done, model in enumerate(BY_MODEL)
+    }
     decode_rows = {model: has_heads(decode.columns, _heads(model)) for model in HEADS_BY_MODEL}
-    decode_fits = {model: without(decode, own) for model, own in decode_rows.items()}
+    decode_fits = {
+        model: without(model, decode, own, done) for done, (model, own) in enumerate(decode_rows.items(), len(BY_MODEL))
+    }
     matmul_rows = {model: has_matrix(matmul.columns, _matrices(model)) for model in BY_MODEL}
     every = np.ones(len(decode.group), bool)
     found = [
