@@ -133,7 +133,7 @@ def legend_below(figure: go.Figure, *, offset: float = -0.22) -> go.Figure:
 
 def without_title(figure: go.Figure) -> go.Figure:
     """A copy without title, for a page that prints `layout.meta` itself."""
-    copy = go.Figure(figure)
+    copy = _copy(figure)
     lines = figure.layout.title.text.count("<br>") if figure.layout.title.text else 0
     copy.update_layout(title=None, height=figure.layout.height - 22 * (lines + 1), margin_t=30)
     return copy
@@ -141,4 +141,9 @@ def without_title(figure: go.Figure) -> go.Figure:
 
 def dark(figure: go.Figure) -> go.Figure:
     """A copy for a dark page."""
-    return go.Figure(figure).update_layout(font_color=DARK_INK, paper_bgcolor=DARK_PAPER)
+    return _copy(figure).update_layout(font_color=DARK_INK, paper_bgcolor=DARK_PAPER)
+
+
+def _copy(figure: go.Figure) -> go.Figure:
+    """A copy that is not checked once more, in a quarter of the time."""
+    return go.Figure(figure.to_dict(), _validate=False)
