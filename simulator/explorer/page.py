@@ -14,6 +14,7 @@ from simulator.explorer.answer import Answer, Plot, Tell, Uploads
 from simulator.explorer.controls import Controls, escaped
 from simulator.explorer.jobs import Job, Jobs
 from simulator.explorer.link import S, Settings
+from simulator.figures.pairs import on_same_axes
 from simulator.output.tables import Section
 
 PATIENCE_S = 1.0
@@ -200,14 +201,18 @@ def plots(chosen: list[Plot], answer: Answer, *, prefix: str = "") -> None:
 
 def draw_plot(plot: Plot, answer: Answer, prefix: str = "") -> None:
     """A figure under its finding and the tag of what it rests on."""
-    theme = getattr(st.context, "theme", None)
-    figure = answer.figure(plot, dark=getattr(theme, "type", "light") == "dark")
+    _draw(answer.figure(plot, dark=_dark()), prefix + plot.key)
+
+
+def _draw(figure: Any, key: str) -> None:
     meta = figure.layout.meta
     st.markdown(f"#### {escaped(meta['finding'])}")
     st.caption(escaped(meta["tag"]))
-    st.plotly_chart(
-        figure, theme=None, key=f"plot-{prefix}{plot.key}", config={"displaylogo": False, "responsive": True}
-    )
+    st.plotly_chart(figure, theme=None, key=f"plot-{key}", config={"displaylogo": False, "responsive": True})
+
+
+def _dark() -> bool:
+    return getattr(getattr(st.context, "theme", None), "type", "light") == "dark"
 
 
 def tables(sections: list[Section]) -> None:
@@ -258,10 +263,10 @@ def _beside(question: Question[Any], pinned: Settings, settings: Settings, answe
     others = {plot.key: plot for plot in answer.plots}
     for plot in a.plots:
         if plot.key in others:
-            left, right = st.columns(2, gap="medium")
-            with left:
-                draw_plot(plot, a, "a-")
-            with right:
-                draw_plot(others[plot.key], answer, "b-")
+            dark = _dark()
+            pair = on_same_axes(a.figure(plot, dark=dark), answer.figure(others[plot.key], dark=dark))
+            for column, figure, which in zip(st.columns(2, gap="medium"), pair, "ab", strict=True):
+                with column:
+                    _draw(figure, f"{which}-{plot.key}")
     files(answer)
     conditions(answer)
