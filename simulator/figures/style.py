@@ -133,17 +133,20 @@ def legend_below(figure: go.Figure, *, offset: float = -0.22) -> go.Figure:
 
 def without_title(figure: go.Figure) -> go.Figure:
     """A copy without title, for a page that prints `layout.meta` itself."""
-    copy = _copy(figure)
     lines = figure.layout.title.text.count("<br>") if figure.layout.title.text else 0
-    copy.update_layout(title=None, height=figure.layout.height - 22 * (lines + 1), margin_t=30)
-    return copy
+    return _copy(figure, title=None, height=figure.layout.height - 22 * (lines + 1), margin={"t": 30})
 
 
 def dark(figure: go.Figure) -> go.Figure:
     """A copy for a dark page."""
-    return _copy(figure).update_layout(font_color=DARK_INK, paper_bgcolor=DARK_PAPER)
+    return _copy(figure, font={"color": DARK_INK}, paper_bgcolor=DARK_PAPER)
 
 
-def _copy(figure: go.Figure) -> go.Figure:
-    """A copy that is not checked once more, in a quarter of the time."""
-    return go.Figure(figure.to_dict(), _validate=False)
+def _copy(figure: go.Figure, **changes: object) -> go.Figure:
+    """A copy with other properties of the layout. It is not checked once more: that would take four times as long."""
+    spec = figure.to_dict()
+    layout = spec["layout"]
+    for name, value in changes.items():
+        layout[name] = {**layout.get(name, {}), **value} if isinstance(value, dict) else value
+    spec["layout"] = {name: value for name, value in layout.items() if value is not None}
+    return go.Figure(spec, _validate=False)
