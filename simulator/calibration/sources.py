@@ -160,6 +160,6 @@ def _is_header(path: Path) -> bool:
         raise InputError("source", str(path), f"be readable ({error.strerror or error})") from None
     try:
         line: Any = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return b'"kind"' in first and b'"header"' in first
     return isinstance(line, dict) and "kind" in line

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -50,6 +50,8 @@ _NO_TIMES = {
 }
 
 T = TypeVar("T")
+Clean = Callable[[str], str]
+"""Puts the name that was sent where our folder's stands."""
 _log = logging.getLogger(__name__)
 
 
@@ -81,13 +83,13 @@ def fit_upload(
     nothing else but what `progress` raises.
     """
 
-    def work(path: Path, options: Options) -> FittedUpload:
+    def work(path: Path, options: Options, clean: Clean) -> FittedUpload:
         kind = kind_of(path)
         if kind not in CALIBRATING:
             raise InputError("file", _shown(name), _NO_TIMES.get(kind, FITTED_FROM))
         profile = profile_name_of(name)
         text, found = profile_from(path, profile, options)
-        return FittedUpload(profile, kind, text, tuple(found))
+        return FittedUpload(profile, kind, clean(text), tuple(_cleaned(v, clean) for v in found))
 
     return _guarded(name, content, work, Options(gpu=gpu, link=link, salvage=salvage), progress)
 
@@ -102,15 +104,15 @@ def validate_upload(
     Raises as `fit_upload` does.
     """
 
-    def work(path: Path, options: Options) -> tuple[Validation, ...]:
-        return tuple(validations_of(path, options))
+    def work(path: Path, options: Options, clean: Clean) -> tuple[Validation, ...]:
+        return tuple(_cleaned(v, clean) for v in validations_of(path, options))
 
     return _guarded(name, content, work, Options(gpu=gpu, scenario=scenario, salvage=salvage), progress)
 
 
 def upload_kind(name: str, content: bytes) -> Kind:
     """What kind of measurements `content` holds. Raises as `fit_upload` does."""
-    return _guarded(name, content, lambda path, _: kind_of(path), Options(), None)
+    return _guarded(name, content, lambda path, *_: kind_of(path), Options(), None)
 
 
 def profile_name_of(name: str) -> str:
@@ -123,23 +125,27 @@ def profile_name_of(name: str) -> str:
 
 
 def _guarded(
-    name: str, content: bytes, work: Callable[[Path, Options], T], options: Options, progress: Progress | None
+    name: str, content: bytes, work: Callable[[Path, Options, Clean], T], options: Options, progress: Progress | None
 ) -> T:
     """`work` on the file, with every error one sentence that names the file as it was sent."""
     shown = _shown(name)
     told = _Told(progress)
     with _on_disk(shown, content) as (folder, path):
+
+        def clean(text: str) -> str:
+            return re.sub(rf"{re.escape(str(folder))}(/[^\s:,'\"]*)?", lambda _: shown, text)
+
         try:
-            return work(path, Options(options.gpu, options.link, options.scenario, options.salvage, told))
+            return work(path, Options(options.gpu, options.link, options.scenario, options.salvage, told), clean)
         except InputError as error:
             error.field = error.field.removeprefix("--")  # there is no command line here
-            error.where = _without(error.where, folder, shown)
+            error.where = clean(error.where)
             if isinstance(error.value, str):
-                error.value = _without(error.value, folder, shown)
-            error.rule = _without(error.rule, folder, shown)
+                error.value = clean(error.value)
+            error.rule = clean(error.rule)
             raise
         except MemwallError as error:
-            raise MemwallError(_without(str(error), folder, shown)) from None
+            raise MemwallError(clean(str(error))) from None
         except Exception as error:
             if error is told.raised:
                 raise
@@ -248,9 +254,16 @@ def _inner(folder: Path, shown: str) -> Path:
     raise InputError("file", shown, rule)
 
 
-def _without(text: str, folder: Path, shown: str) -> str:
-    """`text` with the name that was sent in place of our folder's."""
-    return re.sub(rf"{re.escape(str(folder))}(/[^\s:,'\"]*)?", lambda _: shown, text)
+def _cleaned(validation: Validation, clean: Clean) -> Validation:
+    """`validation` without our folder's name, which readers put wherever they name the file."""
+    return replace(
+        validation,
+        title=clean(validation.title),
+        subject=clean(validation.subject),
+        conditions=[(name, clean(text)) for name, text in validation.conditions],
+        quantities=[replace(q, note=clean(q.note)) for q in validation.quantities],
+        notes=[clean(note) for note in validation.notes],
+    )
 
 
 def _shown(name: str) -> str:
