@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,11 +10,16 @@ from simulator.deployment import Deployment
 from simulator.errors import InputError
 from simulator.memory import budget
 from simulator.speculation.acceptance import MAX_GAMMA, Acceptance
-from simulator.speculation.round import RoundCost, round_cost
+from simulator.speculation.round import Ask, RoundCost, expected, round_costs, with_work
 from simulator.uncertainty import Interval, intervals
 
 LARGEST_BATCH = 1 << 16
 """Where the search for a crossover gives up: more sequences than any engine batches."""
+_HALVINGS = 3
+"""Steps of bisection whose every outcome is priced at once: a few dozen batches take little longer than one."""
+
+Pair = tuple[int, int]
+"""γ and batch."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,25 @@ class SpeculateResult:
         have in common cancels; acceptance is taken as given."""
         chosen = {batch: self.shown_gamma(batch) for batch in self.batches}
 
+        pairs = [(gamma, batch) for batch, gamma in chosen.items()]
+
         def speedups(deployment: Deployment) -> dict[str, float]:
-            cells = {
-                b: _cell(deployment, self.acceptance, self.context_tokens, gamma, b) for b, gamma in chosen.items()
-            }
-            return {str(batch): cell.speedup for batch, cell in cells.items()}
+            known = deployment is self.deployment
+            rounds = {pair: self.cells[pair] for pair in pairs} if known else self._rounds.cells(pairs, deployment)
+            return {str(batch): rounds[gamma, batch].speedup for gamma, batch in pairs}
 
         found = intervals(self.deployment, speedups)
         return {batch: found[str(batch)] for batch in self.batches}
+
+    def with_work(self, pairs: Iterable[Pair]) -> dict[Pair, Cell]:
+        """The cells of these (γ, batch), the work of their rounds (bytes, FLOP, energy) computed all at once."""
+        wanted = list(pairs)
+        costs = [self.cells[pair].round for pair in wanted] + [self.cells[pair].plain for pair in wanted]
+        done = with_work(costs)
+        both = zip(done[: len(wanted)], done[len(wanted) :], strict=True)
+        return {
+            pair: Cell(round_, plain, self.cells[pair].fits) for pair, (round_, plain) in zip(wanted, both, strict=True)
+        }
 
     def shown_gamma(self, batch: int) -> int:
         """The best γ at `batch`, or where none pays the one that loses least."""
@@ -77,38 +93,56 @@ class SpeculateResult:
         """The largest batch at which γ still pays (0: never); None when it pays as far as the search goes.
 
         Bisection between neighbouring batches of the grid and beyond it; where the curve wavers around 1 (tile edges)
-        it is the last crossing found.
+        it is the last crossing found. The first call searches for all γ of the grid.
         """
-        if gamma not in self._crossovers:
-            self._crossovers[gamma] = self._search(gamma)
         return self._crossovers[gamma]
 
     @cached_property
     def _crossovers(self) -> dict[int, int | None]:
-        # A search prices batches of tens of thousands; a report asks for each several times.
-        return {}
+        """Of every γ; their searches go on together, so that each step of all of them is priced at once."""
+        found: dict[int, int | None] = {}
+        searches = {gamma: self._search(gamma) for gamma in self.gammas}
+        answers: dict[int, Mapping[int, bool] | None] = dict.fromkeys(searches)
+        while searches:
+            wanted: list[Pair] = []
+            for gamma, search in list(searches.items()):
+                try:
+                    answer = answers[gamma]
+                    batches = next(search) if answer is None else search.send(answer)
+                    wanted += [(gamma, batch) for batch in batches]
+                except StopIteration as end:
+                    found[gamma] = end.value
+                    del searches[gamma]
+            cells = self._rounds.cells(wanted)
+            answers = {g: {b: cells[g, b].speedup > 1.0 for of, b in wanted if of == g} for g in searches}
+        return found
 
-    def _search(self, gamma: int) -> int | None:
-        def pays(batch: int) -> bool:
-            return _cell(self.deployment, self.acceptance, self.context_tokens, gamma, batch).speedup > 1.0
+    @cached_property
+    def _rounds(self) -> _Rounds:
+        return _Rounds(self.deployment, self.acceptance, self.context_tokens)
 
+    def _search(self, gamma: int) -> Generator[list[int], Mapping[int, bool], int | None]:
+        """Yields batches, is told which of them pay, and returns `crossover`."""
         paying = [b for b in self.batches if self.cells[gamma, b].speedup > 1.0]
         low = max(paying, default=0)
         if low == 0:
-            if self.batches[0] == 1 or not pays(1):
+            if self.batches[0] == 1 or not (yield [1])[1]:
                 return 0
             low = 1
         high = next((b for b in self.batches if b > low), None)
-        while high is None:
-            if low >= LARGEST_BATCH:
+        if high is None:
+            doubled: list[int] = []
+            while low << len(doubled) < LARGEST_BATCH:
+                doubled.append(2 * low << len(doubled))
+            pays = yield doubled
+            high = next((batch for batch in doubled if not pays[batch]), None)
+            if high is None:
                 return None
-            if pays(2 * low):
-                low *= 2
-            else:
-                high = 2 * low
+            low = high // 2
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if pays(middle) else (low, middle)
+            pays = yield _middles(low, high, _HALVINGS)
+            while high - low > 1 and (middle := (low + high) // 2) in pays:
+                low, high = (middle, high) if pays[middle] else (low, middle)
         return low
 
     @cached_property
@@ -143,27 +177,52 @@ def speculate(
         raise InputError("draft", "(absent)", "be given")
     deployment.fit(context_tokens=context_tokens, sequences=1, gamma=min(gammas))
     gammas, batches = tuple(sorted(set(gammas))), tuple(sorted(set(batches)))
-    plain = {b: _plain(deployment, context_tokens, b) for b in batches}
-    cells = {(g, b): _cell(deployment, acceptance, context_tokens, g, b, plain[b]) for g in gammas for b in batches}
+    pairs = [(g, b) for g in gammas for b in batches]
+    cells = _Rounds(deployment, acceptance, context_tokens).cells(pairs)
     return SpeculateResult(deployment, acceptance, context_tokens, gammas, batches, cells)
 
 
-def _plain(deployment: Deployment, context_tokens: int, batch: int) -> RoundCost:
-    return round_cost(deployment.target, deployment.engine, sequences=batch, context_tokens=context_tokens)
+class _Rounds:
+    """Prices many rounds of a deployment at once, and of others that differ from it in their times only."""
+
+    def __init__(self, deployment: Deployment, acceptance: Acceptance, context_tokens: int):
+        self.deployment, self.acceptance, self.context_tokens = deployment, acceptance, context_tokens
+        self._asked: dict[int, Ask] = {}
+        self._room: dict[int, int] = {}
+
+    def cells(self, pairs: Sequence[Pair], deployment: Deployment | None = None) -> dict[Pair, Cell]:
+        """Each of `pairs`, on `deployment` (left out: the one it was made for)."""
+        on, batches = deployment or self.deployment, sorted({batch for _, batch in pairs})
+        asks = [self._ask(gamma)._replace(sequences=batch) for gamma, batch in pairs]
+        plain = [Ask(batch, self.context_tokens, drafter=False) for batch in batches]
+        costs = round_costs(on.target, on.engine, [*plain, *asks], draft=on.draft, drafter=on.drafter)
+        plain_costs = dict(zip(batches, costs, strict=False))
+        return {
+            (gamma, batch): Cell(
+                cost, plain_costs[batch], batch * (self.context_tokens + gamma + 1) <= self._room_of(gamma)
+            )
+            for (gamma, batch), cost in zip(pairs, costs[len(batches) :], strict=True)
+        }
+
+    def _ask(self, gamma: int) -> Ask:
+        if gamma not in self._asked:
+            drafter = self.deployment.drafter
+            assert drafter is not None
+            shape = drafter.shape(gamma)
+            self._asked[gamma] = Ask(1, self.context_tokens, shape, *expected(self.acceptance, shape.depth))
+        return self._asked[gamma]
+
+    def _room_of(self, gamma: int) -> int:
+        """Tokens that the KV cache holds beside the drafter."""
+        if gamma not in self._room:
+            of = self.deployment
+            self._room[gamma] = budget(of.target, of.engine, of.draft, gamma).kv_tokens
+        return self._room[gamma]
 
 
-def _cell(
-    deployment: Deployment,
-    acceptance: Acceptance,
-    context_tokens: int,
-    gamma: int,
-    batch: int,
-    plain: RoundCost | None = None,
-) -> Cell:
-    target, engine = deployment.target, deployment.engine
-    cost = round_cost(
-        target, engine, sequences=batch, context_tokens=context_tokens, gamma=gamma, acceptance=acceptance,
-        draft=deployment.draft, drafter=deployment.drafter,
-    )  # fmt: skip
-    room = budget(deployment.target, deployment.engine, deployment.draft, gamma).kv_tokens
-    return Cell(cost, plain or _plain(deployment, context_tokens, batch), batch * (context_tokens + gamma + 1) <= room)
+def _middles(low: int, high: int, levels: int) -> list[int]:
+    """Batches that the next `levels` steps of a bisection may ask for, whichever way they go."""
+    if levels == 0 or high - low <= 1:
+        return []
+    middle = (low + high) // 2
+    return [middle, *_middles(low, middle, levels - 1), *_middles(middle, high, levels - 1)]

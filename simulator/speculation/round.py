@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from simulator.cost.forward import Batch, ForwardCost
+from simulator.cost.forward import ForwardCost
 from simulator.cost.tables import SECONDS
 from simulator.engine import Engine
 from simulator.operators import FloatArray
 from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.draft_cost import DraftCost
 from simulator.speculation.drafters import Drafter
-from simulator.speculation.shape import DraftShape, chain
+from simulator.speculation.shape import PLAIN, DraftShape, chain
 from simulator.speculation.tree_cost import tree_extra_s
-from simulator.speculation.waste import RoundWork, attention_of, pass_sizes, round_work
+from simulator.speculation.waste import Passes, RoundWork, attention_of, pass_sizes, round_works
+
+
+class Ask(NamedTuple):
+    """A round of `sequences` equal sequences to be priced."""
+
+    sequences: int
+    context_tokens: int
+    shape: DraftShape = PLAIN
+    tokens: float = 1.0
+    """τ of `shape`: tokens that reach each user per round (`Acceptance.live_tokens`)."""
+    match: float = 1.0
+    """Share of the rounds of a sequence in which anything is drafted (`Acceptance.match_share`)."""
+    drafter: bool = True
+    """Whether a drafter is there at all, busy or not."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,8 @@ class RoundCost:
     """The drafter's passes, whether the round waits for them or not."""
     inputs: RoundInputs | None = field(default=None, repr=False, compare=False)
     """What `work` is computed from."""
+    known_work: RoundWork | None = field(default=None, repr=False, compare=False)
+    """`work`, where `with_work` has computed it."""
 
     @property
     def seconds(self) -> float:
@@ -80,11 +98,9 @@ class RoundCost:
     @cached_property
     def work(self) -> RoundWork:
         """Bytes and FLOP of the round's passes, and of a plain step's."""
-        given = self._given
-        return round_work(
-            given.target, given.draft, given.shape, sequences=self.sequences, context_tokens=given.context_tokens,
-            match=given.full_share, read_tokens=given.read_tokens,
-        )  # fmt: skip
+        if self.known_work is not None:
+            return self.known_work
+        return round_works(self._given.target, self._given.draft, [self._passes])[0]
 
     @property
     def wasted_flop_per_token(self) -> float:
@@ -114,9 +130,8 @@ class RoundCost:
         """An estimate: the TDP of the GPUs that do it, times the time of what a plain step would not do (all draft passes, and
         how much longer verification takes), per token that reaches a user."""
         given, power_w = self._given, self._given.target.gpu.tdp_w
-        plain_s = _verify_s(given.target, self.sequences, 0, given.context_tokens, 0)
         draft_gpus = given.draft.gpus if given.draft and given.gpus > given.target.gpus else given.target.gpus
-        gpu_s = given.target.gpus * (self.verify_s - plain_s) + draft_gpus * self.draft_busy_s
+        gpu_s = given.target.gpus * (self.verify_s - self.work.plain_verify_s) + draft_gpus * self.draft_busy_s
         return power_w * gpu_s / self._emitted
 
     @property
@@ -124,6 +139,11 @@ class RoundCost:
         if self.inputs is None:
             raise ValueError("made by hand, this RoundCost does not know its passes")
         return self.inputs
+
+    @property
+    def _passes(self) -> Passes:
+        given = self._given
+        return Passes(given.shape, self.sequences, given.context_tokens, given.full_share, given.read_tokens)
 
     @property
     def _emitted(self) -> float:
@@ -153,42 +173,139 @@ def round_cost(
     """
     if shape is None:
         shape = drafter.shape(gamma) if drafter else chain(gamma, passes=None if draft else 0)
-    depth, nodes = shape.depth, shape.nodes
-    tau = acceptance.live_tokens(depth) if acceptance and depth else 1.0
-    match = acceptance.match_share(depth) if acceptance and depth else 1.0
-    full = verified_by(sequences, match, engine.settings.verify == "padded")
-    share = sum(matched * weight for matched, weight in full.items()) / sequences
-    verify_s = verify_gap_s = 0.0
-    for matched, weight in full.items():
-        pass_s = _verify_s(target, sequences, matched, context_tokens, nodes)
-        if matched:
-            pass_s += tree_extra_s(target, shape, matched, context_tokens, (tau - 1.0) / share)
-        verify_s += weight * pass_s
-        verify_gap_s += weight * _verify_gap_s(target, engine, sequences, matched, nodes, pass_s)
-    read = tau if engine.settings.draft_batch == "ragged" else depth + 1.0
+    tau, match = expected(acceptance, shape.depth)
+    return round_costs(
+        target, engine, [Ask(sequences, context_tokens, shape, tau, match)], draft=draft, drafter=drafter
+    )[0]
+
+
+def expected(acceptance: Acceptance | None, depth: int) -> tuple[float, float]:
+    """`Ask.tokens` and `Ask.match` of `depth` drafts in a row under this law."""
+    return (acceptance.live_tokens(depth), acceptance.match_share(depth)) if acceptance and depth else (1.0, 1.0)
+
+
+def round_costs(
+    target: ForwardCost,
+    engine: Engine,
+    asks: Sequence[Ask],
+    *,
+    draft: ForwardCost | None = None,
+    drafter: Drafter | None = None,
+) -> list[RoundCost]:
+    """`round_cost` of each of `asks`, their passes priced together, which takes little longer than one of them would."""
+    plans = [_plan(engine, ask, draft if ask.drafter else None, drafter if ask.drafter else None) for ask in asks]
+    verify_s = _at(
+        lambda tokens: target.linear(tokens) + target.head(tokens),
+        (_verified_tokens(target, p.ask.sequences, n, p.ask.shape.nodes) for p in plans for n in p.full),
+    )
+    draft_s = _DraftTimes(draft, plans) if draft else None
+    return [_assembled(target, engine, plan, verify_s, draft_s) for plan in plans]
+
+
+def with_work(costs: Sequence[RoundCost]) -> list[RoundCost]:
+    """`costs` of one target and drafter, their `work` computed at once; each by itself would take as long as many together."""
+    given = [cost._given for cost in costs]
+    draft = next((g.draft for g in given if g.draft is not None), None)
+    works = round_works(given[0].target, draft, [cost._passes for cost in costs]) if given else []
+    return [replace(cost, known_work=work) for cost, work in zip(costs, works, strict=True)]
+
+
+class _Plan(NamedTuple):
+    """A round before its passes are priced."""
+
+    ask: Ask
+    draft: ForwardCost | None
+    drafter: Drafter | None
+    full: dict[int, float]
+    """`verified_by`."""
+    share: float
+    """`RoundInputs.full_share`."""
+    read: float
+    """`RoundInputs.read_tokens`."""
+
+    @property
+    def drafts(self) -> bool:
+        return self.draft is not None and self.ask.shape.passes > 0
+
+    def sizes(self) -> tuple[FloatArray, FloatArray]:
+        return pass_sizes(self.ask.shape, self.ask.sequences, self.read)
+
+
+def _plan(engine: Engine, ask: Ask, draft: ForwardCost | None, drafter: Drafter | None) -> _Plan:
+    full = verified_by(ask.sequences, ask.match, engine.settings.verify == "padded")
+    share = sum(matched * weight for matched, weight in full.items()) / ask.sequences
+    read = ask.tokens if engine.settings.draft_batch == "ragged" else ask.shape.depth + 1.0
     if engine.settings.draft == "before":  # the last token in the cache, and the one after it
         read = 2.0
     if drafter is not None and not drafter.reads_prompts:
         read = 1.0
+    return _Plan(ask, draft, drafter, full, share, read)
+
+
+class _DraftTimes:
+    """Seconds of the drafter's passes in all `plans`, attention left out, by tokens and by rows."""
+
+    def __init__(self, draft: ForwardCost, plans: Sequence[_Plan]):
+        sizes = [plan.sizes() for plan in plans if plan.drafts]
+        self.linear_s = _at(draft.linear, (t for tokens, _ in sizes for t in tokens.tolist()))
+        self.head_s = _at(draft.head, (r for _, rows in sizes for r in rows.tolist()))
+        self.intake_s: dict[float, float] = {}
+        if isinstance(draft, DraftCost):
+            intake = draft.intake
+            self.intake_s = _at(lambda tokens: intake(tokens)[SECONDS], (tokens[0] for tokens, _ in sizes))
+
+    def passes_s(self, plan: _Plan) -> FloatArray:
+        """Of one round [passes], of which the first takes `read` tokens of each sequence."""
+        (tokens, rows), ask, draft = plan.sizes(), plan.ask, plan.draft
+        assert draft is not None
+        pairs = zip(tokens.tolist(), rows.tolist(), strict=True)
+        seconds = np.array([self.linear_s[t] + self.head_s[r] for t, r in pairs])
+        seconds[0] += self.intake_s.get(tokens[0], 0.0)
+        for passes, new, cached in attention_of(ask.shape, ask.context_tokens, plan.read):
+            seconds[passes] += draft.attention((new,), (cached,), (ask.sequences,))
+        return seconds
+
+
+def _assembled(
+    target: ForwardCost, engine: Engine, plan: _Plan, pass_s: dict[float, float], drafting: _DraftTimes | None
+) -> RoundCost:
+    ask, drafter = plan.ask, plan.drafter
+    sequences, context_tokens, shape, tau, match = ask[:5]
+    nodes = shape.nodes
+    verify_s = verify_gap_s = 0.0
+    for matched, weight in plan.full.items():
+        one_s = pass_s[_verified_tokens(target, sequences, matched, nodes)]
+        whole, full = _micro_batch(target, sequences, matched)
+        one_s += target.attention((nodes + 1, 1), (context_tokens,) * 2, (full, whole - full))
+        if matched:
+            one_s += tree_extra_s(target, shape, matched, context_tokens, (tau - 1.0) / plan.share)
+        verify_s += weight * one_s
+        verify_gap_s += weight * _verify_gap_s(target, engine, sequences, matched, nodes, one_s)
     draft_s = between_s = 0.0
-    if draft is not None and shape.passes:
-        passes_s = _passes_s(draft, shape, sequences, context_tokens, read)
+    if plan.draft is not None and drafting is not None and plan.drafts:
+        passes_s = drafting.passes_s(plan)
         draft_s = float(passes_s.sum())
-        widths, layers = (max(1, round(read)), *shape.pass_tokens[1:]), draft.decoder.layers
+        widths, layers = (max(1, round(plan.read)), *shape.pass_tokens[1:]), plan.draft.decoder.layers
         between_s = shape.passes * engine.host_draft_pass_s + sum(
             engine.launch_gap_s(sequences, width, layers, s) for width, s in zip(widths, passes_s.tolist(), strict=True)
         )
     apart = drafter.exposed_share if drafter else 1.0
     waited_s, all_waited_s = (waited_draft_s(s, verify_s, apart) for s in (draft_s, draft_s + between_s))
     host_s = engine.host_s(
-        sequences, speculating=nodes > 0, ngram=nodes > 0 and draft is None, gpu_s=verify_s + all_waited_s,
+        sequences, speculating=nodes > 0, ngram=nodes > 0 and plan.draft is None, gpu_s=verify_s + all_waited_s,
     )  # fmt: skip
     if nodes:
         host_s -= engine.host_speculative_round_s * (1.0 - match) ** sequences  # nobody has drafts
     host_s += verify_gap_s + (all_waited_s - waited_s)
     gpus = target.gpus + (drafter.draft_gpus if drafter else 0)
-    inputs = RoundInputs(target, draft, shape, context_tokens, share, read, gpus)
-    return RoundCost(sequences, depth, verify_s, waited_s, host_s, tau, nodes * match, draft_s, inputs)
+    inputs = RoundInputs(target, plan.draft, shape, context_tokens, plan.share, plan.read, gpus)
+    return RoundCost(sequences, shape.depth, verify_s, waited_s, host_s, tau, nodes * match, draft_s, inputs)
+
+
+def _at(price: Callable[[FloatArray], FloatArray], points: Iterable[float]) -> dict[float, float]:
+    """`price` at each of `points`, in one call."""
+    wanted = sorted(set(points))
+    return dict(zip(wanted, price(np.array(wanted, dtype=float)).tolist(), strict=True)) if wanted else {}
 
 
 def verified_by(sequences: int, match: float, padded: bool) -> dict[int, float]:
@@ -215,17 +332,6 @@ def waited_draft_s(draft_s: float, verify_s: float, exposed_share: float) -> flo
     return exposed_share * draft_s + (1.0 - exposed_share) * max(0.0, draft_s - verify_s)
 
 
-def _passes_s(draft: ForwardCost, shape: DraftShape, sequences: int, context_tokens: int, read: float) -> FloatArray:
-    """Seconds of each pass of a round [passes], of which the first takes `read` tokens of each sequence."""
-    tokens, rows = pass_sizes(shape, sequences, read)
-    seconds = draft.linear(tokens) + draft.head(rows)
-    if isinstance(draft, DraftCost):
-        seconds[0] += draft.intake(tokens[:1])[SECONDS, 0]
-    for passes, new, cached in attention_of(shape, sequences, context_tokens, read):
-        seconds[passes] += draft.attention(new, cached)
-    return np.asarray(seconds)
-
-
 def _verify_gap_s(
     target: ForwardCost, engine: Engine, sequences: int, matched: int, nodes: int, verify_s: float
 ) -> float:
@@ -236,8 +342,13 @@ def _verify_gap_s(
     return max(0.0, engine.eager_s(target.decoder.layers) - verify_s)
 
 
-def _verify_s(target: ForwardCost, sequences: int, matched: int, context_tokens: int, gamma: int) -> float:
-    parts = target.micro_batches(sequences)  # of a pipeline, whose largest part sets the pace
-    sequences, matched = -(-sequences // parts), -(-matched // parts)
-    new = (gamma + 1,) * matched + (1,) * (sequences - matched)
-    return target.seconds(Batch(new, (context_tokens,) * sequences, sum(new)))
+def _micro_batch(target: ForwardCost, sequences: int, matched: int) -> tuple[int, int]:
+    """Sequences in the largest part of a pipeline's step, which sets the pace, and how many of them have drafts."""
+    parts = target.micro_batches(sequences)
+    return -(-sequences // parts), -(-matched // parts)
+
+
+def _verified_tokens(target: ForwardCost, sequences: int, matched: int, nodes: int) -> float:
+    """Tokens that pass through the target at once."""
+    whole, full = _micro_batch(target, sequences, matched)
+    return float(whole + full * nodes)

@@ -36,7 +36,7 @@ def tree_extra_s(
         return 0.0
     parts = target.micro_batches(sequences)
     share = -(-sequences // parts)
-    attention_s = target.attention((shape.nodes + 1,) * share, (context_tokens,) * share)
+    attention_s = target.attention((shape.nodes + 1,), (context_tokens,), (share,))
     return (MASKED_ATTENTION - 1.0) * attention_s + float(tree_moves_s(target, shape.nodes, share, accepted_tokens))
 
 

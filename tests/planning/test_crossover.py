@@ -8,6 +8,8 @@ from simulator.deployment import Deployment, deploy
 from simulator.errors import DoesNotFit, InputError
 from simulator.planning.crossover import LARGEST_BATCH, SpeculateResult, speculate
 from simulator.speculation.acceptance import Acceptance
+from simulator.speculation.round import round_cost
+from simulator.uncertainty import intervals
 
 PAIR = deploy("llama-3.1-8b", "h100", draft="llama-3.2-1b")
 LOOK_UP = deploy("llama-3-70b", "h100", tp=4, draft="ngram", engine="ideal")
@@ -119,3 +121,76 @@ def test_impossible_grids(changes, said):
 def test_not_even_one_sequence_fits():
     with pytest.raises(DoesNotFit, match="would fit"):
         grid(0.8, deployment=deploy("llama-3-70b", "h100", draft="llama-3.1-8b"))
+
+
+# Rounds are priced many at once, and searches for several γ go on together
+
+
+def pays(result: SpeculateResult, gamma: int, batch: int) -> bool:
+    """Whether γ beats plain decoding, one round at a time."""
+    on = result.deployment
+    ask = {"sequences": batch, "context_tokens": result.context_tokens}
+    plain = round_cost(on.target, on.engine, **ask)
+    drafted = round_cost(
+        on.target, on.engine, gamma=gamma, acceptance=result.acceptance, draft=on.draft, drafter=on.drafter, **ask
+    )
+    return plain.tpot_s > drafted.tpot_s
+
+
+def bisected(result: SpeculateResult, gamma: int) -> int | None:
+    """`SpeculateResult.crossover` as its docstring has it, in single steps."""
+    low = max((b for b in result.batches if pays(result, gamma, b)), default=0)
+    if low == 0:
+        if not pays(result, gamma, 1):
+            return 0
+        low = 1
+    high = next((b for b in result.batches if b > low), None)
+    while high is None:
+        if low >= LARGEST_BATCH:
+            return None
+        low, high = (2 * low, None) if pays(result, gamma, 2 * low) else (low, 2 * low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if pays(result, gamma, middle) else (low, middle)
+    return low
+
+
+@settings(max_examples=10)
+@given(
+    st.sampled_from([PAIR, LOOK_UP]),
+    st.floats(0.2, 0.95),
+    st.sets(st.integers(1, 6), min_size=1, max_size=3),
+    st.sets(st.sampled_from([1, 2, 5, 16, 100, 300, 1000, 40_000]), min_size=1, max_size=4),
+    st.sampled_from([64, 500]),
+)
+def test_searches_together_end_where_single_steps_do(deployment, alpha, gammas, batches, context):
+    result = grid(alpha, sorted(gammas), sorted(batches), deployment, context_tokens=context)
+    assert {g: result.crossover(g) for g in result.gammas} == {g: bisected(result, g) for g in result.gammas}
+
+
+def test_the_interval_of_the_best_is_the_one_of_rounds_priced_one_by_one():
+    result = grid(0.7, (1, 3), (1, 32))
+
+    def speedups(deployment: Deployment) -> dict[str, float]:
+        found = {}
+        for batch in result.batches:
+            gamma = result.shown_gamma(batch)
+            one = speculate(deployment, result.acceptance, gammas=[gamma], batches=[batch])
+            found[str(batch)] = one.cells[gamma, batch].speedup
+        return found
+
+    expected = intervals(PAIR, speedups)
+    for batch in result.batches:
+        found = result.intervals[batch]
+        assert (found.low, found.high) == pytest.approx(
+            (expected[str(batch)].low, expected[str(batch)].high), rel=1e-12
+        )
+
+
+def test_cells_with_their_work():
+    result = grid(0.7, (1, 3), (1, 32))
+    for pair, cell in result.with_work(result.cells).items():
+        known = result.cells[pair]
+        assert (cell.round, cell.plain, cell.fits) == (known.round, known.plain, known.fits)
+        assert cell.round.work.verify == pytest.approx(known.round.work.verify, rel=1e-12)
+        assert cell.round.wasted_joules_per_token == pytest.approx(known.round.wasted_joules_per_token, rel=1e-12)
