@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 
 from simulator import units
@@ -16,29 +18,23 @@ SHOWN_OPERATORS = 12
 
 def cause_figure(result: DecodeResult) -> go.Figure:
     """One stacked bar: milliseconds of the step by cause."""
-    figure = go.Figure()
-    for cause, seconds in result.by_cause.items():
-        if seconds <= 0:
-            continue
-        share = seconds / result.step_s
-        figure.add_bar(
-            x=[seconds * 1e3], y=["one step"], orientation="h", name=f"{CAUSES[cause]}, {_percent(share)}",
-            marker={"color": style.CAUSE_COLOURS[cause], "line": {"width": 0}},
-            text=_percent(share) if share >= 0.06 else "", textposition="inside", insidetextanchor="middle",
-            textangle=0,
-            hovertemplate=f"{CAUSES[cause]}: {units.show(seconds, 's')} ({share:.1%})<extra></extra>",
-        )  # fmt: skip
+    bars = [
+        _part(
+            seconds * 1e3, "one step", f"{CAUSES[cause]}, {_percent(seconds / result.step_s)}", style.CAUSE_COLOURS[cause],
+            f"{CAUSES[cause]}: {units.show(seconds, 's')} ({seconds / result.step_s:.1%})",
+            inside=_percent(seconds / result.step_s) if seconds / result.step_s >= 0.06 else "",
+        )
+        for cause, seconds in result.by_cause.items()
+        if seconds > 0
+    ]  # fmt: skip
     largest = result.by_cause[result.binding] / result.step_s
-    figure.update_layout(barmode="stack", legend_traceorder="normal")
-    figure.update_xaxes(title="milliseconds per step", range=[0, result.step_s * 1e3])
-    figure.update_yaxes(visible=False)
-    style.finish(
-        figure,
+    return style.drawn(
+        bars,
+        _stacked("milliseconds per step", result.step_s * 1e3, legend_offset=-0.42),
         finding=f"{CAUSES[result.binding].capitalize()} takes {largest:.0%} of the {units.show(result.step_s, 's')} of a step",
         tag=style.tag_of(result.deployment),
         height=270,
     )
-    return style.legend_below(figure, offset=-0.42)
 
 
 def operator_figure(result: DecodeResult) -> go.Figure:
@@ -58,50 +54,65 @@ def operator_figure(result: DecodeResult) -> go.Figure:
         seconds.append(sum(s for _, s in rest))
         colours.append(style.GREY)
         hover.append("<br>".join(style.text(o.name) for o, _ in rest))
-    figure = go.Figure(
-        go.Bar(
-            x=[s * 1e3 for s in seconds], y=names, orientation="h", marker={"color": colours, "line": {"width": 0}},
-            text=[units.show(s, "s") for s in seconds], textposition="outside", cliponaxis=False,
-            hovertext=hover, hoverinfo="text",
-        )
-    )  # fmt: skip
-    figure.update_xaxes(title="milliseconds per step", range=[0, max(seconds) * 1e3 * 1.18])
-    figure.update_yaxes(autorange="reversed")
+    bars = {
+        "type": "bar", "x": [s * 1e3 for s in seconds], "y": names, "orientation": "h", "marker": {"color": colours},
+        "text": [units.show(s, "s") for s in seconds], "textposition": "outside", "cliponaxis": False,
+        "hovertext": hover, "hoverinfo": "text",
+    }  # fmt: skip
     first, first_s = operators[0]
     total_s = result.pass_cost.seconds
-    style.finish(
-        figure,
+    figure = style.drawn(
+        [bars],
+        {
+            "xaxis": {"title": {"text": "milliseconds per step"}, "range": [0, max(seconds) * 1e3 * 1.18]},
+            "yaxis": {"autorange": "reversed"},
+        },
         finding=f"{first.name} is the longest operator: {first_s / total_s:.0%} of the {units.show(total_s, 's')} on the GPU",
         tag=style.tag_of(result.deployment),
         height=60 + 26 * len(names),
     )
     # The longest bar's figure stands beyond the axis on a narrow screen.
-    return figure.update_layout(margin_r=48)
+    figure.layout.margin.r = 48
+    return figure
 
 
 def memory_figure(budget: MemoryBudget, tag: str) -> go.Figure:
     """One stacked bar: gigabytes of one GPU's HBM by what fills them."""
     colours = (style.BLUE, style.PINK, style.GREEN, style.GREY, style.SKY, "rgba(128,128,128,0.25)")
-    figure = go.Figure()
-    for (name, size), colour in zip(memory_parts(budget), colours, strict=True):
-        if size <= 0:
-            continue
-        figure.add_bar(
-            x=[size / 1e9], y=["HBM"], orientation="h", name=f"{name}, {units.show(size, 'bytes')}",
-            marker={"color": colour, "line": {"width": 0}},
-            hovertemplate=f"{name}: {units.show(size, 'bytes')} ({size / budget.hbm_bytes:.1%} of HBM)<extra></extra>",
-        )  # fmt: skip
-    figure.update_layout(barmode="stack", legend_traceorder="normal")
-    figure.update_xaxes(title="GB of one GPU", range=[0, budget.hbm_bytes / 1e9])
-    figure.update_yaxes(visible=False)
-    style.finish(
-        figure,
+    bars = [
+        _part(
+            size / 1e9, "HBM", f"{name}, {units.show(size, 'bytes')}", colour,
+            f"{name}: {units.show(size, 'bytes')} ({size / budget.hbm_bytes:.1%} of HBM)",
+        )
+        for (name, size), colour in zip(memory_parts(budget), colours, strict=True)
+        if size > 0
+    ]  # fmt: skip
+    return style.drawn(
+        bars,
+        _stacked("GB of one GPU", budget.hbm_bytes / 1e9, legend_offset=-0.45),
         finding=f"{units.show(max(0.0, budget.kv_bytes), 'bytes')} left for the KV cache: "
         f"{budget.kv_tokens:,} tokens of context for all sequences together",
         tag=tag,
         height=260,
     )
-    return style.legend_below(figure, offset=-0.45)
+
+
+def _part(size: float, row: str, name: str, colour: str, hover: str, inside: str = "") -> dict[str, Any]:
+    """One part of the stacked bar `row`."""
+    return {
+        "type": "bar", "orientation": "h", "x": [size], "y": [row], "name": name, "marker": {"color": colour},
+        "text": inside, "textposition": "inside", "insidetextanchor": "middle", "textangle": 0,
+        "hovertemplate": f"{hover}<extra></extra>",
+    }  # fmt: skip
+
+
+def _stacked(title: str, whole: float, legend_offset: float) -> dict[str, Any]:
+    return {
+        "barmode": "stack",
+        "xaxis": {"title": {"text": title}, "range": [0, whole]},
+        "yaxis": {"visible": False},
+        "legend": {**style.below(legend_offset), "traceorder": "normal"},
+    }
 
 
 def _times(name: str, repeat: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -43,6 +44,29 @@ BAND = "rgba(128,128,128,0.28)"
 """Prediction intervals."""
 REFERENCE = "rgba(128,128,128,0.9)"
 """Lines that mark a limit or break-even; seen on light and dark alike."""
+
+TEMPLATE: dict[str, Any] = {
+    "layout": {
+        "autotypenumbers": "strict",
+        "colorway": SERIES_COLOURS,
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "font": {"family": FONT, "size": 13}},
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "bargap": 0.25,
+        "annotationdefaults": {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": REFERENCE},
+        "shapedefaults": {"line": {"color": REFERENCE}},
+        **{
+            axis: {"gridcolor": GRID, "zerolinecolor": GRID, "zerolinewidth": 2, "linecolor": GRID, "ticks": "",
+                   "automargin": True, "title": {"standoff": 8}}
+            for axis in ("xaxis", "yaxis")
+        },
+    },
+    "data": {
+        "bar": [{"marker": {"line": {"width": 0}}, "error_x": {"color": REFERENCE}, "error_y": {"color": REFERENCE}}],
+        "heatmap": [{"colorbar": {"outlinewidth": 0, "ticks": ""}}],
+    },
+}  # fmt: skip
+"""What all figures share. Plotly's own template is twenty times as large, and is checked anew by whoever copies a figure."""
 
 _TITLE_COLUMNS, _TAG_COLUMNS = 72, 118
 
@@ -90,24 +114,33 @@ def finish(figure: go.Figure, *, finding: str, tag: str, height: int = 420, leas
 
     `finding` is plain text and is escaped here.
     """
+    # Set at once, as plotly's updates check the whole layout again for each part.
+    figure.layout = {**figure.layout.to_plotly_json(), **_frame(finding, tag, height, least_width)}
+    return figure
+
+
+def drawn(
+    traces: list[dict[str, Any]], layout: dict[str, Any], *, finding: str, tag: str, height: int = 420, least_width: int = 0
+) -> go.Figure:  # fmt: skip
+    """A figure of plain dictionaries, finished: a tenth of the time that adding part by part takes."""
+    return go.Figure(data=traces, layout={**layout, **_frame(finding, tag, height, least_width)})
+
+
+def _frame(finding: str, tag: str, height: int, least_width: int) -> dict[str, Any]:
     title = "<br>".join(text(line) for line in textwrap.wrap(finding, _TITLE_COLUMNS))
     basis = "<br>".join(text(line) for line in textwrap.wrap(tag, _TAG_COLUMNS)) or text(tag)
     lines = title.count("<br>") + basis.count("<br>") + 1
-    figure.update_layout(
-        title={"text": f"{title}<br><span style='font-size:12px'>{basis}</span>", "x": 0.0, "xanchor": "left",
-               "xref": "container", "y": 0.95, "yanchor": "top", "yref": "container", "pad": {"l": 12}, "font": {"size": 17}},
-        meta={"finding": finding, "tag": tag, "least_width": least_width},
-        font={"family": FONT, "size": 13, "color": INK},
-        paper_bgcolor=PAPER,
-        plot_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"font": {"family": FONT, "size": 13}},
-        height=height + 22 * (lines + 1),
-        margin={"l": 12, "r": 16, "t": 30 + 24 * (lines + 1), "b": 12},
-        bargap=0.25,
-    )  # fmt: skip
-    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, linecolor=GRID, automargin=True, title_standoff=8)
-    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, linecolor=GRID, automargin=True, title_standoff=8)
-    return figure
+    return {
+        "template": TEMPLATE,
+        "title": {"text": f"{title}<br><span style='font-size:12px'>{basis}</span>", "x": 0.0, "xanchor": "left",
+                  "xref": "container", "y": 0.95, "yanchor": "top", "yref": "container", "pad": {"l": 12},
+                  "font": {"size": 17}},
+        "meta": {"finding": finding, "tag": tag, "least_width": least_width},
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": PAPER,
+        "height": height + 22 * (lines + 1),
+        "margin": {"l": 12, "r": 16, "t": 30 + 24 * (lines + 1), "b": 12},
+    }  # fmt: skip
 
 
 def speedup_over_batches(figure: go.Figure, low: int, high: int, *, top: float) -> None:
@@ -127,8 +160,13 @@ def speedup_over_batches(figure: go.Figure, low: int, high: int, *, top: float) 
 
 def legend_below(figure: go.Figure, *, offset: float = -0.22) -> go.Figure:
     """The legend under the x axis, in rows, where a narrow screen still has room for it."""
-    figure.update_layout(legend={"orientation": "h", "x": 0, "xanchor": "left", "y": offset, "yanchor": "top"})
+    figure.layout.legend = below(offset)
     return figure
+
+
+def below(offset: float = -0.22) -> dict[str, Any]:
+    """A layout's legend under the x axis, `offset` of the plot's height below its foot."""
+    return {"orientation": "h", "x": 0, "xanchor": "left", "y": offset, "yanchor": "top"}
 
 
 def without_title(figure: go.Figure) -> go.Figure:
