@@ -73,13 +73,18 @@ class Deployment:
         """Sequences of so many tokens that the KV cache holds, without and with this drafter's `gamma` drafts."""
         return concurrency(self.target, self.engine, self.draft, context_tokens=context_tokens, gamma=gamma)
 
-    def target_tables(self, max_tokens: int, max_rows: int, per_sequence: int = 1) -> FastTables:
-        """The target's passes on the graphs that the engine captured, for `per_sequence` tokens (γ + 1) of each sequence."""
-        return _waits(self.target.tables(max_tokens, max_rows, self._capture(self.target, per_sequence)))
+    def target_tables(
+        self, max_tokens: int, max_rows: int, per_sequence: int = 1, *, sampled: bool = False
+    ) -> FastTables:
+        """The target's passes on the graphs that the engine captured, for `per_sequence` tokens (γ + 1) of each sequence.
+        `sampled` as in `ForwardCost.tables`."""
+        capture = self._capture(self.target, per_sequence)
+        return _waits(self.target.tables(max_tokens, max_rows, capture, sampled=sampled))
 
-    def draft_tables(self, max_tokens: int, max_rows: int) -> FastTables | None:
+    def draft_tables(self, max_tokens: int, max_rows: int, *, sampled: bool = False) -> FastTables | None:
         """The drafter's passes on the same graphs; None where it has no model."""
-        return _waits(self.draft.tables(max_tokens, max_rows, self._capture(self.draft))) if self.draft else None
+        draft = self.draft
+        return _waits(draft.tables(max_tokens, max_rows, self._capture(draft), sampled=sampled)) if draft else None
 
     def draft_intake(self, max_tokens: int) -> FloatArray:
         """What the drafter's first pass of a round costs beside `draft_tables` with 0..max_tokens tokens that are new to it

@@ -26,7 +26,7 @@ from simulator.cost.roofline import (
     l2_share,
     one_kernel,
 )
-from simulator.cost.tables import AttentionKind, FastTables
+from simulator.cost.tables import AttentionKind, FastTables, sampled_up_to
 from simulator.experts import SPLIT_EVENLY, ExpertPlacement
 from simulator.hardware import Gpu, Link, load_link
 from simulator.operators import (
@@ -108,7 +108,7 @@ class ForwardCost:
         self.network = network or load_link(gpu.network_link)
         self.shape = attention_shape(decoder, self.formats, tp)
         self.back_to_back = back_to_back
-        self._known: dict[str, FloatArray] = {}
+        self._known: dict[tuple[str, bool], FloatArray] = {}
         self._times = OperatorTimes(
             gpu, self.efficiency, self.link, self.network, tp=tp, pp=pp, ep=experts.ep,
             resident_share=self._l2_share() if back_to_back else 0.0,
@@ -230,15 +230,17 @@ class ForwardCost:
         head = self.head(np.array([float(batch.rows)]))[0]
         return float(linear + head) + self.attention(batch.new_tokens, batch.cached_tokens)
 
-    def tables(self, max_tokens: int, max_rows: int, capture: GraphCapture | None = None) -> FastTables:
-        """The pass as arrays over 0..max_tokens tokens and 0..max_rows rows, on the graphs of `capture` (None: of every size)."""
+    def tables(
+        self, max_tokens: int, max_rows: int, capture: GraphCapture | None = None, *, sampled: bool = False
+    ) -> FastTables:
+        """The pass as arrays over 0..max_tokens tokens and 0..max_rows rows, on the graphs of `capture` (None: of every size).
+        `sampled`: priced at `tables.sample_points` and interpolated between them, about ten times as fast."""
         graphs = capture or EVERY_SIZE
         padded = [graphs.padded(max_tokens, prompts) for prompts in (False, True)]
-        points, back = np.unique(np.concatenate(padded), return_inverse=True)
-        linear = self._up_to("linear_work", int(points[-1]))[:, points]
+        linear = self._up_to("linear_work", max(int(part.max()) for part in padded), sampled)
         return FastTables(
-            linear=np.stack([linear[:, part] for part in np.split(back, 2)]),
-            head=self._up_to("head_work", max_rows)[:, : max_rows + 1],
+            linear=np.stack([linear[:, part] for part in padded]),
+            head=self._up_to("head_work", max_rows, sampled)[:, : max_rows + 1],
             extra_host_s=np.stack([graphs.extra_host_s(max_tokens, prompts) for prompts in (False, True)]),
             kinds=self.kinds,
             decode_rates=self.decode_rates,
@@ -246,11 +248,13 @@ class ForwardCost:
             pipeline=self.pp,
         )
 
-    def _up_to(self, work: Literal["linear_work", "head_work"], most: int) -> FloatArray:
+    def _up_to(self, work: Literal["linear_work", "head_work"], most: int, sampled: bool) -> FloatArray:
         """`linear_work` or `head_work` of 0..most or more; kept, as deployments ask for the same on graphs of other sizes."""
-        if work not in self._known or self._known[work].shape[1] <= most:
-            self._known[work] = getattr(self, work)(np.arange(most + 1, dtype=float))
-        return self._known[work]
+        key = (work, sampled)
+        if key not in self._known or self._known[key].shape[1] <= most:
+            of = getattr(self, work)
+            self._known[key] = sampled_up_to(of, most) if sampled else of(np.arange(most + 1, dtype=float))
+        return self._known[key]
 
     # --- one pass in detail ------------------------------------------------------------------------------------------
     def pass_cost(self, batch: Batch) -> PassCost:

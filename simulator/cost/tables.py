@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
+
+import numpy as np
 
 from simulator.cost.roofline import AttentionRates
 from simulator.operators import FloatArray
@@ -41,3 +45,21 @@ class FastTables:
     """Of the prefill attention kernel."""
     pipeline: int = 1
     """Stages of the pipeline; 1: none."""
+
+
+@cache
+def sample_points(most: int) -> FloatArray:
+    """Token counts up to `most` at which passes are priced where a percent does not matter: the first 16, both sides of every
+    multiple of 8 up to 512 and of 64 beyond, where tiles of matrix kernels end. Not to be written to."""
+    edges = np.concatenate([np.arange(16, 512, 8), np.arange(512, most + 1, 64)])
+    points = np.unique(np.concatenate([np.arange(16), edges, edges + 1, [most]]))
+    found = points[points <= most].astype(float)
+    found.setflags(write=False)
+    return found
+
+
+def sampled_up_to(work: Callable[[FloatArray], FloatArray], most: int) -> FloatArray:
+    """`work` (tokens [points] to [quantities, points]) at 0..most tokens, interpolated between `sample_points`."""
+    points = sample_points(most)
+    known = work(points)
+    return np.stack([np.interp(np.arange(most + 1.0), points, row) for row in known])

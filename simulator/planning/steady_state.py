@@ -69,6 +69,11 @@ class Curve:
         return (self.stay_s - self.first_s) / (self.work.output_tokens - 1.0)
 
     @cached_property
+    def luck(self) -> FloatArray:
+        """TPOT of single requests over the mean one, sorted [requests]."""
+        return _luck(self.drafting, self.work.output_tokens - 1.0)
+
+    @cached_property
     def requests_per_s(self) -> FloatArray:
         """b / W(b)."""
         return np.arange(1.0, self.most + 1.0) / self.stay_s
@@ -183,19 +188,15 @@ def open_loop(curve: Curve, rates_per_s: FloatArray, slo: Slo | None = None) -> 
     tpot_s = np.where(steady, decode_s / (curve.work.output_tokens - 1.0), curve.tpot_s[-1])
     ttft_s = np.where(steady, start_s + 0.5 * mean_step_s + waiting / lam[:, 0], np.inf)
     served = np.minimum(lam[:, 0], top)
-    good = np.empty(len(lam))
     within = _share_within(curve, curve.tpot_s, objectives)
-    for i in range(len(lam)):
-        good[i] = float(p[i, 1:] @ within + p[i, 0] * within[0] + p_tail[i] * within[-1])
-        if objectives.ttft_s is not None:
-            limit = objectives.ttft_s
-            step_s = curve.parts.seconds
-            quick = np.clip((limit - curve.first_s) / step_s, 0.0, 1.0)
-            queued = p[i, -1] + p_tail[i]
-            soon = float(p[i, :-1] @ np.concatenate([quick[:1], quick[:-1]]) if curve.most > 1 else p[i, 0] * quick[0])
-            room_s = max(0.0, limit - float(curve.first_s[-1]))
-            late = math.exp(-top * (1.0 - float(share[i])) / longer * room_s)
-            good[i] *= min(1.0, soon + float(queued) * (1.0 - late))
+    good = p[:, 1:] @ within + p[:, 0] * within[0] + p_tail * within[-1]
+    if objectives.ttft_s is not None:
+        limit = objectives.ttft_s
+        quick = np.clip((limit - curve.first_s) / curve.parts.seconds, 0.0, 1.0)
+        soon = p[:, :-1] @ np.concatenate([quick[:1], quick[:-1]])
+        room_s = max(0.0, limit - float(curve.first_s[-1]))
+        late = np.exp(-top * (1.0 - share) / longer * room_s)
+        good = good * np.minimum(1.0, soon + (p[:, -1] + p_tail) * (1.0 - late))
     good = np.where(steady | (objectives.ttft_s is None and objectives.e2e_s is None), good, 0.0)
     line_s = (
         p[:, 1:] @ (b * curve.line_s / curve.stay_s) + p_tail * curve.most * curve.line_s[-1] / curve.stay_s[-1]
@@ -224,7 +225,7 @@ def _share_within(curve: Curve, tpot_s: FloatArray, slo: Slo) -> FloatArray:
     if not limits:
         return np.ones_like(tpot_s)
     limit = np.minimum.reduce(limits)
-    luck = _luck(curve.drafting, n)
+    luck = curve.luck
     return np.asarray(np.searchsorted(luck, limit / tpot_s, side="right") / len(luck))
 
 

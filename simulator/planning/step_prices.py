@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.cost.tables import SECONDS, FastTables
+from simulator.cost.tables import SECONDS, FastTables, sampled_up_to
 from simulator.deployment import Deployment
 from simulator.operators import FloatArray
 from simulator.planning.attention_times import alike_s, knots, prompts_s
@@ -88,15 +88,18 @@ class Parts(NamedTuple):
 class DeploymentTables:
     """Tables of a deployment's passes, made once for all ways to draft."""
 
-    def __init__(self, deployment: Deployment, most_tokens: int):
-        self.deployment, self.most_tokens = deployment, most_tokens
+    def __init__(self, deployment: Deployment, most_tokens: int, *, sampled: bool = False):
+        """`most_tokens` of one pass. `sampled`: passes are priced at some token counts and interpolated between them."""
+        self.deployment, self.most_tokens, self.sampled = deployment, most_tokens, sampled
         self._target: dict[int, FastTables] = {}
 
     def target(self, per_sequence: int) -> FastTables:
         """The target's, on graphs captured for `per_sequence` tokens of each sequence."""
         key = per_sequence if self.deployment.engine.settings.graph_sizes_of == "sequences" else 1
         if key not in self._target:
-            self._target[key] = self.deployment.target_tables(self.most_tokens, self.most_tokens, key)
+            self._target[key] = self.deployment.target_tables(
+                self.most_tokens, self.most_tokens, key, sampled=self.sampled
+            )
         return self._target[key]
 
     def share(self, other: DeploymentTables) -> None:
@@ -106,12 +109,14 @@ class DeploymentTables:
     @cached_property
     def draft(self) -> FastTables | None:
         """The drafter's; None where no model drafts."""
-        return self.deployment.draft_tables(self.most_tokens, self.most_tokens)
+        return self.deployment.draft_tables(self.most_tokens, self.most_tokens, sampled=self.sampled)
 
     @cached_property
     def intake_s(self) -> FloatArray:
         """What the drafter's first pass does beside the others, by its tokens [tokens + 1], s."""
         draft = self.deployment.draft
+        if isinstance(draft, DraftCost) and self.sampled:
+            return sampled_up_to(draft.intake, self.most_tokens)[0]
         tokens = np.arange(self.most_tokens + 1, dtype=float)
         return draft.intake(tokens)[0] if isinstance(draft, DraftCost) else np.zeros_like(tokens)
 
