@@ -116,7 +116,7 @@ class DeploymentTables:
         """What the drafter's first pass does beside the others, by its tokens [tokens + 1], s."""
         draft = self.deployment.draft
         if isinstance(draft, DraftCost) and self.sampled:
-            return sampled_up_to(draft.intake, self.most_tokens)[0]
+            return np.asarray(sampled_up_to(draft.intake, self.most_tokens)[0])
         tokens = np.arange(self.most_tokens + 1, dtype=float)
         return draft.intake(tokens)[0] if isinstance(draft, DraftCost) else np.zeros_like(tokens)
 
