@@ -30,10 +30,10 @@ def cause_figure(result: DecodeResult) -> go.Figure:
     largest = result.by_cause[result.binding] / result.step_s
     return style.drawn(
         bars,
-        _stacked("milliseconds per step", result.step_s * 1e3, legend_offset=-0.42),
+        _stacked("milliseconds per step", result.step_s * 1e3),
         finding=f"{CAUSES[result.binding].capitalize()} takes {largest:.0%} of the {units.show(result.step_s, 's')} of a step",
         tag=style.tag_of(result.deployment),
-        height=270,
+        height=310,
     )
 
 
@@ -89,11 +89,11 @@ def memory_figure(budget: MemoryBudget, tag: str) -> go.Figure:
     ]  # fmt: skip
     return style.drawn(
         bars,
-        _stacked("GB of one GPU", budget.hbm_bytes / 1e9, legend_offset=-0.45),
+        _stacked("GB of one GPU", budget.hbm_bytes / 1e9),
         finding=f"{units.show(max(0.0, budget.kv_bytes), 'bytes')} left for the KV cache: "
         f"{budget.kv_tokens:,} tokens of context for all sequences together",
         tag=tag,
-        height=260,
+        height=290,
     )
 
 
@@ -106,12 +106,12 @@ def _part(size: float, row: str, name: str, colour: str, hover: str, inside: str
     }  # fmt: skip
 
 
-def _stacked(title: str, whole: float, legend_offset: float) -> dict[str, Any]:
+def _stacked(title: str, whole: float) -> dict[str, Any]:
     return {
         "barmode": "stack",
         "xaxis": {"title": {"text": title}, "range": [0, whole]},
         "yaxis": {"visible": False},
-        "legend": {**style.below(legend_offset), "traceorder": "normal"},
+        "legend": style.LEGEND_AT_FOOT,
     }
 
 

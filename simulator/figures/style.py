@@ -160,13 +160,14 @@ def speedup_over_batches(figure: go.Figure, low: int, high: int, *, top: float) 
 
 def legend_below(figure: go.Figure, *, offset: float = -0.22) -> go.Figure:
     """The legend under the x axis, in rows, where a narrow screen still has room for it."""
-    figure.layout.legend = below(offset)
+    figure.layout.legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": offset, "yanchor": "top"}
     return figure
 
 
-def below(offset: float = -0.22) -> dict[str, Any]:
-    """A layout's legend under the x axis, `offset` of the plot's height below its foot."""
-    return {"orientation": "h", "x": 0, "xanchor": "left", "y": offset, "yanchor": "top"}
+LEGEND_AT_FOOT = {
+    "orientation": "h", "x": 0, "xanchor": "left", "yref": "container", "y": 0.01, "yanchor": "bottom", "traceorder": "normal",
+}  # fmt: skip
+"""A legend at the foot of the figure, whose plot leaves it the room it needs at any width: up to half of the height."""
 
 
 def without_title(figure: go.Figure) -> go.Figure:
