@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
 from simulator import units
 from simulator.figures import style
@@ -37,13 +36,21 @@ class Latency(NamedTuple):
     field: str
     name: str
     axis: str
+    worst: str
+    """What its largest value is."""
+    scale: float = 1.0
+    """From s to `unit`."""
+    unit: str = "s"
 
 
 LATENCIES = (
-    Latency("ttft_s", "to the first token", "time to first token (TTFT)"),
-    Latency("tpot_s", "per token after the first", "time per output token (TPOT)"),
-    Latency("e2e_s", "to the last token", "arrival to last token (E2E)"),
+    Latency("ttft_s", "to the first token", "time to first token (TTFT)", "The longest wait for a first token"),
+    Latency("tpot_s", "per token after the first", "time per output token (TPOT)", "The slowest tokens", 1e3, "ms"),
+    Latency("e2e_s", "to the last token", "arrival to last token (E2E)", "The longest wait for a whole answer"),
 )
+
+BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22, "yanchor": "top", "itemsizing": "constant"}
+"""A legend under the x axis."""
 
 
 def measured(run: Run, field: str, class_of: int | None = None) -> FloatArray:
@@ -57,92 +64,92 @@ def measured(run: Run, field: str, class_of: int | None = None) -> FloatArray:
 
 
 def latency_figure(result: SimulationResult, latency: Latency) -> go.Figure:
-    """Share of requests at or below each latency, one curve per variant, and the objective if there is one."""
-    figure = go.Figure()
+    """Share of requests at or below each latency, one curve per variant and class, and the objectives if there are any."""
     limit_s = getattr(result.scenario.slo, latency.field)
     values = [measured(run, latency.field) for run in result.runs]
-    scale, unit = (1e3, "ms") if latency.field == "tpot_s" else (1.0, "s")
-    for run, sorted_s in zip(result.runs, values, strict=True):
-        _add_curve(figure, sorted_s, scale, unit, _look(run))
-    values += _add_classes(figure, result, latency, scale, unit)
-    if limit_s is not None:
-        figure.add_vline(limit_s * scale, line={"color": style.VERMILLION, "dash": "dot", "width": 2})
-        figure.add_annotation(
-            x=np.log10(limit_s * scale), y=0, yref="paper", yanchor="bottom", xanchor="right", textangle=-90, showarrow=False,
-            text=f"objective {units.show(limit_s, 's')}", font={"size": 12}, xshift=-2,
-        )  # fmt: skip
-    low, high = _range([v for v in values if len(v)], limit_s)
-    figure.update_xaxes(type="log", title=f"{latency.axis}, {unit}", **_ticks(low * scale, high * scale))
-    figure.update_yaxes(title="share of requests, %", range=[0, 101])
-    style.finish(figure, finding=_median_sentence(result, values, latency), tag=_tag(result), height=360)
-    return style.legend_below(figure)
-
-
-def _add_curve(figure: go.Figure, sorted_s: FloatArray, scale: float, unit: str, look: dict[str, Any]) -> None:
-    if len(sorted_s) == 0:
-        return
-    keep = np.unique(np.linspace(0, len(sorted_s) - 1, MOST_CURVE_POINTS).astype(int))
-    figure.add_scatter(
-        x=sorted_s[keep] * scale, y=100.0 * (keep + 1) / len(sorted_s), mode="lines", **look,
-        hovertemplate=f"%{{y:.1f}} % of requests within %{{x:.4g}} {unit}<extra></extra>",
-    )  # fmt: skip
-
-
-def _add_classes(
-    figure: go.Figure, result: SimulationResult, latency: Latency, scale: float, unit: str
-) -> list[FloatArray]:
-    """A curve per class of the variant asked for, where there are several, the largest classes first; their values."""
+    traces = [_curve(v, latency, _look(run)) for run, v in zip(result.runs, values, strict=True)]
+    shapes = [] if limit_s is None else [_limit("x", limit_s * latency.scale)]
     classes = result.main.summary.classes
-    if len(classes) < 2:
-        return []
     largest = sorted(range(len(classes)), key=lambda c: -classes[c].measured)[:MOST_CLASSES]
-    found = []
-    for place, c in enumerate(largest):
-        sorted_s = measured(result.main, latency.field, c)
+    for place, c in enumerate(largest if len(classes) > 1 else ()):
+        values.append(measured(result.main, latency.field, c))
         colour = CLASS_COLOURS[place % len(CLASS_COLOURS)]
         dash = "solid" if place < len(CLASS_COLOURS) else "dashdot"
         look = {"name": style.text(classes[c].name), "line": {"color": colour, "width": 1.5, "dash": dash}}
-        _add_curve(figure, sorted_s, scale, unit, look)
-        limit_s = classes[c].slo.get(latency.field)
-        if limit_s is not None and limit_s != getattr(result.scenario.slo, latency.field):
-            figure.add_vline(limit_s * scale, line={"color": colour, "dash": "dot", "width": 1.5})
-        found.append(sorted_s)
-    return found
+        traces.append(_curve(values[-1], latency, look))
+        own_s = classes[c].slo.get(latency.field)
+        if own_s is not None and own_s != limit_s:
+            shapes.append(_limit("x", own_s * latency.scale, colour, 1.5))
+    low, high = _range([v for v in values if len(v)], limit_s)
+    layout = {
+        "xaxis": {"type": "log", "title": {"text": f"{latency.axis}, {latency.unit}"},
+                  **ticks(low * latency.scale, high * latency.scale)},
+        "yaxis": {"title": {"text": "share of requests, %"}, "range": [0, 101]},
+        "shapes": shapes, "legend": BELOW, "showlegend": True,
+    }  # fmt: skip
+    if limit_s is not None:
+        layout["annotations"] = [{
+            "x": math.log10(limit_s * latency.scale), "y": 0, "yref": "paper", "yanchor": "bottom", "xanchor": "right",
+            "textangle": -90, "showarrow": False, "text": f"objective {units.show(limit_s, 's')}", "font": {"size": 12},
+            "xshift": -2,
+        }]  # fmt: skip
+    finding = _median_sentence(result, values, latency)
+    return style.drawn([t for t in traces if t], layout, finding=finding, tag=result_tag(result), height=360)
 
 
-def arrivals_figure(result: SimulationResult) -> go.Figure:
-    """Time to first token of every request (thinned evenly) against its arrival."""
-    figure = go.Figure()
+def _curve(sorted_s: FloatArray, latency: Latency, look: dict[str, Any]) -> dict[str, Any]:
+    if len(sorted_s) == 0:
+        return {}
+    keep = np.unique(np.linspace(0, len(sorted_s) - 1, MOST_CURVE_POINTS).astype(int))
+    return {
+        "type": "scatter", "x": sorted_s[keep] * latency.scale, "y": 100.0 * (keep + 1) / len(sorted_s), "mode": "lines",
+        **look, "hovertemplate": f"%{{y:.1f}} % of requests within %{{x:.4g}} {latency.unit}<extra></extra>",
+    }  # fmt: skip
+
+
+def _limit(axis: str, at: float, colour: str = style.VERMILLION, width: float = 2) -> dict[str, Any]:
+    """An objective: a line across the whole figure at `at` of one of its axes."""
+    across = "y" if axis == "x" else "x"
+    return {
+        "type": "line", f"{axis}0": at, f"{axis}1": at, f"{across}0": 0, f"{across}1": 1, f"{across}ref": f"{across} domain",
+        "line": {"color": colour, "dash": "dot", "width": width},
+    }  # fmt: skip
+
+
+def arrivals_figure(result: SimulationResult, latency: Latency = LATENCIES[0]) -> go.Figure:
+    """A latency of every request (thinned evenly) against its arrival, and its objective."""
     drawn = 0
     worst, when = 0.0, 0.0
+    traces = []
     for run in reversed(result.runs):
-        ttft_s = request_metrics(run.requests)["ttft_s"]
-        has = np.nonzero(~np.isnan(ttft_s))[0]
+        took_s = request_metrics(run.requests)[latency.field]
+        has = np.nonzero(~np.isnan(took_s))[0]
         if len(has) == 0:
             continue
         keep = has[:: max(1, -(-len(has) // MOST_SCATTER_POINTS))]
         drawn += len(keep)
-        peak = has[np.argmax(ttft_s[has])]
+        peak = has[np.argmax(took_s[has])]
         if run is result.main:
-            worst, when = float(ttft_s[peak]), float(run.requests["arrival_s"][peak])
-        figure.add_scatter(
-            x=run.requests["arrival_s"][keep], y=ttft_s[keep], mode="markers", name=style.VARIANT_NAMES[run.variant],
-            marker={"color": style.VARIANT_COLOURS[run.variant], "size": 5, "opacity": 0.55,
-                    "symbol": "circle" if run.variant == "speculation" else "diamond"},
-            hovertemplate="arrived at %{x:.1f} s, first token after %{y:.3g} s<extra></extra>",
-        )  # fmt: skip
-    if result.scenario.slo.ttft_s is not None:
-        figure.add_hline(result.scenario.slo.ttft_s, line={"color": style.VERMILLION, "dash": "dot", "width": 2})
-    figure.update_xaxes(title="arrival, s")
-    figure.update_yaxes(title="time to first token, s", rangemode="tozero")
+            worst, when = float(took_s[peak]), float(run.requests["arrival_s"][peak])
+        traces.append({
+            "type": "scatter", "x": run.requests["arrival_s"][keep], "y": took_s[keep] * latency.scale, "mode": "markers",
+            "name": style.VARIANT_NAMES[run.variant],
+            "marker": {"color": style.VARIANT_COLOURS[run.variant], "size": 5, "opacity": 0.55,
+                       "symbol": "circle" if run.variant == "speculation" else "diamond"},
+            "hovertemplate": f"arrived at %{{x:.1f}} s: %{{y:.3g}} {latency.unit} {latency.name}<extra></extra>",
+        })  # fmt: skip
+    limit_s = getattr(result.scenario.slo, latency.field)
+    layout = {
+        "xaxis": {"title": {"text": "arrival, s"}},
+        "yaxis": {"title": {"text": f"{latency.axis}, {latency.unit}"}, "rangemode": "tozero"},
+        "shapes": [] if limit_s is None else [_limit("y", limit_s * latency.scale)],
+        "legend": BELOW, "showlegend": True,
+    }  # fmt: skip
     who = " with speculation" if len(result.runs) > 1 else ""
-    finding = (
-        f"The longest wait for a first token{who}: {units.show(worst, 's')}, for a request that came at {when:,.0f} s"
-    )
+    finding = f"{latency.worst}{who}: {units.show(worst, 's')}, for a request that came at {when:,.0f} s"
     total = sum(len(run.requests) for run in result.runs)
-    tag = _tag(result) + (f"; {drawn:,} of {total:,} requests drawn" if drawn < total else "")
-    style.finish(figure, finding=finding, tag=tag, height=380)
-    return style.legend_below(figure)
+    tag = result_tag(result) + (f"; {drawn:,} of {total:,} requests drawn" if drawn < total else "")
+    return style.drawn(traces, layout, finding=finding, tag=tag, height=380)
 
 
 def interval_figure(result: SimulationResult, intervals: Intervals) -> go.Figure:
@@ -173,64 +180,79 @@ def interval_figure(result: SimulationResult, intervals: Intervals) -> go.Figure
     figure.update_xaxes(title="90 % interval around the prediction, %")
     figure.update_yaxes(autorange="reversed")
     finding = f"The least certain figure is {where}: up to +{widest:.0f} % off with 90 %, as far as times are uncertain"
-    style.finish(figure, finding=finding, tag=_tag(result), height=420)
+    style.finish(figure, finding=finding, tag=result_tag(result), height=420)
     return style.legend_below(figure)
 
 
 def load_figure(result: SimulationResult) -> go.Figure:
-    """Over time: requests running and waiting, KV cache filled, tokens in and out per second; all replicas together."""
-    panels: tuple[str, ...] = (
+    """Over time: requests running and waiting, KV cache filled, tokens in and out per second, and replicas serving where that
+    changes; all replicas together."""
+    panels = [
         "requests running",
         "requests waiting",
         "KV cache filled, %",
         "output, tokens/s",
         "prompts computed, tokens/s",
-    )
+    ]
     changes = any(run.happened for run in result.runs)
     if changes:
-        panels = (*panels, "replicas serving")
-    spacing = 0.045 * 5 / len(panels)
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=panels)
-    for run in result.runs:
-        found = timeline_of(run)
+        panels.append("replicas serving")
+    timelines = [timeline_of(run) for run in result.runs]
+    traces = []
+    for run, found in zip(result.runs, timelines, strict=True):
         lines = (
             found.running, found.waiting, 100.0 * found.kv_share, found.output_tokens_per_s, found.prompt_tokens_per_s,
         )  # fmt: skip
-        for row, y in enumerate(lines, start=1):
-            look = _look(run)
-            look["line"] = {**look["line"], "width": 1.6, "dash": "solid"}
-            figure.add_scatter(
-                x=found.time_s, y=y, mode="lines", **look, legendgroup=run.variant, showlegend=row == 1,
-                hovertemplate="%{y:.4g} at %{x:.0f} s<extra></extra>", row=row, col=1,
-            )  # fmt: skip
+        traces += [_line(run, k, found.time_s, y, "%{y:.4g} at %{x:.0f} s") for k, y in enumerate(lines)]
         if changes:
-            _add_replicas(figure, run, row=len(panels))
+            traces.append(_replicas(run, len(lines)))
+    # Panels from top to bottom over one axis of time.
+    height, gap = 1.0 / len(panels), 0.035 * 5 / len(panels)
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": "simulated time, s"}, "anchor": _axis("y", len(panels) - 1)},
+        "annotations": [
+            {"text": panel, "x": 0, "xref": "paper", "xanchor": "left", "y": 1.0 - k * height - gap, "yref": "paper",
+             "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
+            for k, panel in enumerate(panels)
+        ],
+        "legend": {**BELOW, "y": -0.08}, "showlegend": True,
+    }  # fmt: skip
+    for k in range(len(panels)):
+        low, high = 1.0 - (k + 1) * height, 1.0 - k * height - gap
+        layout[_axis("yaxis", k)] = {"domain": [max(0.0, low), high], "anchor": "x", "rangemode": "tozero"}
+    if max(found.waiting.max(initial=0.0) for found in timelines) < 1.0:
+        layout["yaxis2"]["range"] = [0, 1]  # hundredths of a request are no queue
     window = result.main.summary
     if window.window == ARRIVALS:
-        figure.add_vrect(
-            window.window_start_s, window.window_start_s + window.window_s, fillcolor=style.BAND, opacity=0.35,
-            line_width=0, layer="below",
-        )  # fmt: skip
-    figure.update_yaxes(rangemode="tozero")
-    if max(timeline_of(run).waiting.max(initial=0.0) for run in result.runs) < 1.0:
-        figure.update_yaxes(range=[0, 1], row=2, col=1)  # hundredths of a request are no queue
-    figure.update_xaxes(title="simulated time, s (shaded: what rates are taken over)", row=len(panels), col=1)
-    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
-    style.finish(figure, finding=_load_sentence(result), tag=_tag(result), height=160 * len(panels))
-    return style.legend_below(figure, offset=-0.1)
+        layout["shapes"] = [{
+            "type": "rect", "x0": window.window_start_s, "x1": window.window_start_s + window.window_s, "y0": 0, "y1": 1,
+            "yref": "paper", "fillcolor": style.BAND, "opacity": 0.35, "line": {"width": 0}, "layer": "below",
+        }]  # fmt: skip
+    tag = result_tag(result) + ("; shaded: what rates are taken over" if "shapes" in layout else "")
+    return style.drawn(traces, layout, finding=_load_sentence(result), tag=tag, height=160 * len(panels))
 
 
-def _add_replicas(figure: go.Figure, run: Run, row: int) -> None:
+def _axis(name: str, panel: int) -> str:
+    """What plotly calls an axis of the panel: ``y``, ``y2``, …"""
+    return name if panel == 0 else f"{name}{panel + 1}"
+
+
+def _line(run: Run, panel: int, x: FloatArray, y: FloatArray, hover: str, shape: str = "linear") -> dict[str, Any]:
+    look = _look(run)
+    look["line"] = {**look["line"], "width": 1.6, "dash": "solid", "shape": shape}
+    return {
+        "type": "scatter", "x": x, "y": y, "mode": "lines", **look, "legendgroup": run.variant, "showlegend": panel == 0,
+        "yaxis": _axis("y", panel), "hovertemplate": f"{hover}<extra></extra>",
+    }  # fmt: skip
+
+
+def _replicas(run: Run, panel: int) -> dict[str, Any]:
     """How many replicas take requests, a step at every change, up to the end of the run."""
     times_s, counts = serving_over_time(run.kinds, run.happened)
     end_s = run.cluster.end_s if run.cluster else float(times_s[-1])
     inside = times_s <= end_s  # who was starting when the last request left may be ready later
-    look = _look(run)
-    look["line"] = {**look["line"], "width": 1.6, "dash": "solid", "shape": "hv"}
-    figure.add_scatter(
-        x=np.append(times_s[inside], end_s), y=np.append(counts[inside], counts[inside][-1]), mode="lines", **look,
-        legendgroup=run.variant, showlegend=False, hovertemplate="%{y} from %{x:.0f} s<extra></extra>", row=row, col=1,
-    )  # fmt: skip
+    x, y = np.append(times_s[inside], end_s), np.append(counts[inside], counts[inside][-1])
+    return _line(run, panel, x, y, "%{y} from %{x:.0f} s", "hv")
 
 
 def timeline_of(run: Run) -> Timeline:
@@ -282,7 +304,7 @@ def ends_figure(result: SimulationResult) -> go.Figure | None:
     most = max(lost, key=lambda name: lost[name], default="")
     finding = f"{main['finished'] / total:.1%} of the requests get their answer"
     finding += f"; most of the others are {most}" if most else ""
-    style.finish(figure, finding=finding, tag=_tag(result), height=150 + 50 * len(names))
+    style.finish(figure, finding=finding, tag=result_tag(result), height=150 + 50 * len(names))
     return style.legend_below(figure)
 
 
@@ -315,7 +337,7 @@ def tokens_per_round_figure(result: SimulationResult) -> go.Figure | None:
     return style.finish(
         figure,
         finding=f"A round yields {mean:.2f} tokens; nine in ten requests see between {p5:.2f} and {p95:.2f}",
-        tag=_tag(result),
+        tag=result_tag(result),
         height=340,
     )
 
@@ -341,16 +363,15 @@ def _range(values: list[FloatArray], limit_s: float | None) -> tuple[float, floa
     return (min(ends) / 1.15, max(ends) * 1.15) if ends else (0.1, 1.0)
 
 
-def _ticks(low: float, high: float) -> dict[str, Any]:
+def ticks(low: float, high: float) -> dict[str, Any]:
     """1, 2, 5 of every decade, or fewer where that crowds; plotly's own ticks on a log axis skip or abbreviate."""
     steps = (1, 2, 5) if high / low < 1000 else (1,)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
+    at = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
     axis: dict[str, Any] = {"range": [float(np.log10(low)), float(np.log10(high))]}
-    return (
-        {**axis, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "tickangle": 0} if len(ticks) >= 2 else axis
-    )
+    return {**axis, "tickvals": at, "ticktext": [f"{t:g}" for t in at], "tickangle": 0} if len(at) >= 2 else axis
 
 
-def _tag(result: SimulationResult) -> str:
+def result_tag(result: SimulationResult) -> str:
+    """What a simulation's times rest on, of how many requests."""
     return f"{basis(result)}; {result.main.summary.measured:,} requests measured, seed {result.scenario.seed}"

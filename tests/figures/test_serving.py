@@ -116,3 +116,13 @@ def test_histogram_counts_every_request_with_a_round(service, plain_service):
 def test_plain_scenario_has_one_curve(plain_service):
     assert len(serving.latency_figure(plain_service, LATENCIES[0]).data) == 1
     assert "without" not in serving.latency_figure(plain_service, LATENCIES[0]).layout.meta["finding"]
+
+
+@pytest.mark.parametrize("latency", LATENCIES, ids=lambda latency: latency.field)
+def test_every_latency_is_drawn_over_arrivals_with_its_objective(service, latency):
+    figure = serving.arrivals_figure(service, latency)
+    for run, points in zip(reversed(service.runs), figure.data, strict=True):
+        largest = getattr(run.summary, latency.field).largest * latency.scale  # warm-up is drawn, too
+        assert max(points.y) >= largest * (1 - 1e-12)
+    limit_s = getattr(service.scenario.slo, latency.field)
+    assert [line.y0 for line in figure.layout.shapes] == ([] if limit_s is None else [limit_s * latency.scale])
