@@ -20,7 +20,7 @@ from simulator.speculation.acceptance import Acceptance
 from simulator.speculation.drafters import Drafter
 from simulator.speculation.dynamic_tree import DynamicYield
 from simulator.speculation.ranks import RankLaw
-from simulator.speculation.round import RoundCost, round_cost
+from simulator.speculation.round import Ask, RoundCost, expected, round_costs
 from simulator.speculation.shape import MAX_NODES, PLAIN, DraftShape
 from simulator.speculation.tree import Tree
 from simulator.speculation.tree_law import StaticYield, TreeAcceptance
@@ -188,33 +188,55 @@ def tree_sizes(
             raise InputError("tree", named[0], f"be no deeper than {levels}")
         through = StaticYield(named[1], ranks)
         given = (named[0], Drafted(named[1].shape(passes), TreeAcceptance.of(law, through), named[1]))
+    nothing = Drafted(PLAIN, None)
+    candidates = [nothing, *chains, *shapes.values(), *([given[1]] if given else [])]
     priced: dict[tuple[int, int], Priced] = {}
     best_chains, plain, named_at = {}, {}, {}
-    for batch in batches:
-        if progress is not None:
-            progress(f"batch {batch:,}")
-        plain[batch] = price(deployment, Drafted(PLAIN, None), batch, context_tokens)
-        best_chains[batch] = _best([price(deployment, c, batch, context_tokens) for c in chains])
+    for batch, found_at in prices(deployment, candidates, batches, context_tokens, progress).items():
+        plain[batch], rest = found_at[0], found_at[1:]
+        best_chains[batch] = _best(rest[: len(chains)])
+        trees_at = dict(zip(shapes, rest[len(chains) :], strict=False))
         for n in nodes:
-            options = [price(deployment, d, batch, context_tokens) for (size, _), d in shapes.items() if size == n]
-            priced[batch, n] = _best(options)
+            priced[batch, n] = _best(tree for (size, _), tree in trees_at.items() if size == n)
         if given is not None:
-            named_at[batch] = price(deployment, given[1], batch, context_tokens)
+            named_at[batch] = rest[-1]
     return TreeSizes(
         deployment, law, ranks, context_tokens, nodes, depths, batches, tokens, priced, best_chains, plain, given,
         named_at or None,
     )  # fmt: skip
 
 
-def price(deployment: Deployment, drafted: Drafted, batch: int, context_tokens: int) -> Priced:
-    """A round of what is `drafted` for each of `batch` sequences of `context_tokens`."""
-    shape = drafted.shape
-    cost = round_cost(
-        deployment.target, deployment.engine, sequences=batch, context_tokens=context_tokens, shape=shape,
-        acceptance=drafted.law, draft=deployment.draft if shape.nodes else None, drafter=deployment.drafter,
-    )  # fmt: skip
+def prices(
+    deployment: Deployment,
+    candidates: Sequence[Drafted],
+    batches: Sequence[int],
+    context_tokens: int,
+    progress: Callable[[str], None] | None = None,
+) -> dict[int, list[Priced]]:
+    """A round of each of `candidates` for each of `batches` equal sequences of `context_tokens`, by batch."""
+    asks = [
+        Ask(1, context_tokens, drafted.shape, *expected(drafted.law, drafted.shape.depth)) for drafted in candidates
+    ]
     # Without drafts the drafter's weights and cache are left out too: plain decoding is priced as it would be served.
-    room = budget(
-        deployment.target, deployment.engine, deployment.draft if shape.nodes else None, gamma=shape.nodes
-    ).kv_tokens
-    return Priced(drafted, cost, batch * (context_tokens + shape.nodes + 1) <= room)
+    room = {
+        nodes: budget(deployment.target, deployment.engine, deployment.draft if nodes else None, gamma=nodes).kv_tokens
+        for nodes in {ask.shape.nodes for ask in asks}
+    }
+    found = {}
+    for batch in batches:
+        if progress is not None:
+            progress(f"batch {batch:,}")
+        costs = round_costs(
+            deployment.target, deployment.engine, [ask._replace(sequences=batch) for ask in asks],
+            draft=deployment.draft, drafter=deployment.drafter,
+        )  # fmt: skip
+        found[batch] = [
+            Priced(drafted, cost, batch * (context_tokens + drafted.shape.nodes + 1) <= room[drafted.shape.nodes])
+            for drafted, cost in zip(candidates, costs, strict=True)
+        ]
+    return found
+
+
+def price(deployment: Deployment, drafted: Drafted, batch: int, context_tokens: int) -> Priced:
+    """`prices` of one."""
+    return prices(deployment, [drafted], [batch], context_tokens)[batch][0]
