@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from simulator import units
 from simulator.cost.forward import Batch, OperatorCost, PassCost
@@ -179,55 +179,88 @@ class Timeline:
         """Shares of the pass in which HBM and SMs are busy."""
         return busy_share(self.tiles)
 
-    def spans(self, detail: str = "tile") -> list[Span]:
-        """What HBM and SMs do when, by ``tile``, ``operator`` or ``layer``, in order of time."""
+    @cached_property
+    def layers(self) -> int:
+        """Layers of the pass."""
+        return 1 + max((stage.layer for stage in self.stages), default=-1)
+
+    def spans(self, detail: str = "tile", layers: range | None = None) -> list[Span]:
+        """What HBM and SMs do when, by ``tile``, ``operator`` or ``layer``, in order of time; of the whole pass, or of `layers`
+        (from 0) only, with what is before the first layer and after the last one where these are among them.
+        """
         if detail not in ("tile", "operator", "layer"):
             raise InputError("detail", detail, "be tile, operator or layer")
         spans: list[Span] = []
-        for index, tile in enumerate(self.tiles):
-            stage = self.stages[tile.stage]
+        first, done, previous = 0, 0, None
+        for index, stage in enumerate(self.stages):
+            first, done = done, self._ends[index]
+            if layers is not None and self._near(index) not in layers:
+                continue
             name = stage.name if stage.layer < 0 else f"layer {stage.layer + 1}"
-            group = index if detail == "tile" else tile.stage
-            if detail != "layer" and stage.layer >= 0:
+            if stage.layer >= 0 and detail != "layer":
                 name = f"{name} {stage.name}"
-            if detail == "layer" and stage.layer >= 0:
-                group = -1 - stage.layer
-            for track, start, end, bytes_ in (
-                ("HBM load", tile.load_start_s, tile.load_end_s, tile.bytes_),
-                ("SM compute", tile.compute_start_s, tile.compute_end_s, 0),
-            ):
-                spans.append(Span(track, name, group, start, end, bytes_))
-        return _merged(spans)
+            if detail == "tile":
+                for tile in self.tiles[first:done]:
+                    spans += _pair(name, tile, tile)
+                continue
+            # Tiles of a stage are alike, so that its own times are their sums.
+            busy = (stage.load_s, stage.compute_s)
+            pair = _pair(name, self.tiles[first], self.tiles[done - 1], busy, stage.bytes_)
+            if detail == "layer" and stage.layer >= 0 and stage.layer == previous:
+                pair = [old.until(new) for old, new in zip(spans[-2:], pair, strict=True)]
+                del spans[-2:]
+            spans += pair
+            previous = stage.layer
+        return [span for span in spans if span.end_s > span.start_s]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Tiles up to the end of each stage [stages]."""
+        counts = [0] * len(self.stages)
+        for tile in self.tiles:
+            counts[tile.stage] += 1
+        return list(accumulate(counts))
+
+    def _near(self, index: int) -> int:
+        """The layer of a stage; of one outside of the layers the first or the last, whichever it is next to."""
+        layer = self.stages[index].layer
+        if layer >= 0:
+            return layer
+        return 0 if index < self._first_inside else self.layers - 1
+
+    @cached_property
+    def _first_inside(self) -> int:
+        return next((i for i, stage in enumerate(self.stages) if stage.layer >= 0), len(self.stages))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """One bar on a track of the timeline; `busy_s` is below its length where work inside it has gaps."""
 
     track: str
     name: str
-    group: int
     start_s: float
     end_s: float
     bytes_: int
-    busy_s: float = -1.0
+    busy_s: float
+
+    def until(self, other: Span) -> Span:
+        """This one and a later one of its track as one."""
+        if other.end_s <= other.start_s:
+            return self
+        start_s = self.start_s if self.end_s > self.start_s else other.start_s
+        return Span(self.track, self.name, start_s, other.end_s, self.bytes_ + other.bytes_, self.busy_s + other.busy_s)
 
 
-def _merged(spans: Sequence[Span]) -> list[Span]:
-    found: dict[tuple[str, int], Span] = {}
-    for span in spans:
-        key = (span.track, span.group)
-        old = found.get(key)
-        if old is None:
-            found[key] = Span(
-                span.track, span.name, span.group, span.start_s, span.end_s, span.bytes_, span.end_s - span.start_s
-            )
-        else:
-            found[key] = Span(
-                span.track, span.name, span.group, old.start_s, span.end_s, old.bytes_ + span.bytes_,
-                old.busy_s + span.end_s - span.start_s,
-            )  # fmt: skip
-    return [span for span in found.values() if span.end_s > span.start_s]
+def _pair(
+    name: str, first: Tile, last: Tile, busy_s: tuple[float, float] | None = None, bytes_: int | None = None
+) -> list[Span]:
+    """What both tracks do from the first tile to the last one."""
+    load_s, compute_s = busy_s or (first.load_end_s - first.load_start_s, first.compute_end_s - first.compute_start_s)
+    return [
+        Span("HBM load", name, first.load_start_s, last.load_end_s, first.bytes_ if bytes_ is None else bytes_, load_s),
+        Span("SM compute", name, first.compute_start_s, last.compute_end_s, 0, compute_s),
+    ]
 
 
 def decode(deployment: Deployment, *, batch: int = 1, context_tokens: int = 1024, new_tokens: int = 1) -> DecodeResult:
