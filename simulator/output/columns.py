@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,18 +123,34 @@ def write_requests(
 ) -> None:
     """Per-request rows in the format that the name of `path` says; `progress` is told how many are written. Raises
     InputError."""
-    done, of = 0, sum(len(run.requests) for run in result.runs)
     with row_stream(path, option, classes=_class_names(result), metadata=metadata(result)) as stream:
-        for run in result.runs:
-            for start in range(0, len(run.requests), ROW_GROUP):
-                end = min(start + ROW_GROUP, len(run.requests))
-                more = {name: values[start:end] for name, values in transfer_columns(run).items()}
-                stream.write(run.variant, run.requests[start:end], run.rows[start:end], more)
-                done += end - start
-                if progress is not None:
-                    progress("rows", done, of)
-        if sentence := interruption(result):
-            stream.note("interrupted", sentence)
+        _write_runs(result, stream, progress)
+
+
+def request_bytes(result: SimulationResult, suffix: Literal["parquet", "csv"]) -> bytes:
+    """The file that `write_requests` would write, byte for byte."""
+    file = io.BytesIO()
+    sink = _CsvSink(file) if suffix == "csv" else _ParquetSink(file, metadata(result))
+    stream = RowStream(sink, _class_names(result))
+    _write_runs(result, stream)
+    stream.finish()
+    return file.getvalue()
+
+
+def _write_runs(
+    result: SimulationResult, stream: RowStream, progress: Callable[[str, int, int], None] | None = None
+) -> None:
+    done, of = 0, sum(len(run.requests) for run in result.runs)
+    for run in result.runs:
+        for start in range(0, len(run.requests), ROW_GROUP):
+            end = min(start + ROW_GROUP, len(run.requests))
+            more = {name: values[start:end] for name, values in transfer_columns(run).items()}
+            stream.write(run.variant, run.requests[start:end], run.rows[start:end], more)
+            done += end - start
+            if progress is not None:
+                progress("rows", done, of)
+    if sentence := interruption(result):
+        stream.note("interrupted", sentence)
 
 
 @contextmanager
