@@ -58,21 +58,23 @@ class RememberedDeployment(Deployment):
         """The same deployment."""
         return cls(**{name: getattr(deployment, name) for name in Deployment.__dataclass_fields__})
 
-    def target_tables(self, max_tokens: int, max_rows: int, per_sequence: int = 1) -> FastTables:
+    def target_tables(
+        self, max_tokens: int, max_rows: int, per_sequence: int = 1, *, sampled: bool = False
+    ) -> FastTables:
         """As `Deployment.target_tables`."""
         same = self.engine.settings.graph_sizes_of == "tokens"
-        key = ("target", max_tokens, max_rows, 1 if same else per_sequence)
+        key = ("target", max_tokens, max_rows, 1 if same else per_sequence, sampled)
         if key not in self.known:
-            self.known[key] = super().target_tables(max_tokens, max_rows, per_sequence)
+            self.known[key] = super().target_tables(max_tokens, max_rows, per_sequence, sampled=sampled)
         return self.known[key]
 
-    def draft_tables(self, max_tokens: int, max_rows: int) -> FastTables | None:
+    def draft_tables(self, max_tokens: int, max_rows: int, *, sampled: bool = False) -> FastTables | None:
         """As `Deployment.draft_tables`."""
         if self.draft is None:
             return None
-        key = ("draft", max_tokens, max_rows)
+        key = ("draft", max_tokens, max_rows, sampled)
         if key not in self.known:
-            made = super().draft_tables(max_tokens, max_rows)
+            made = super().draft_tables(max_tokens, max_rows, sampled=sampled)
             assert made is not None
             self.known[key] = made
         return self.known[key]

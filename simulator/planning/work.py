@@ -46,6 +46,17 @@ class Work:
         return cls(prompt, mean, prompt + held, float(lengths.std() / mean))
 
     @classmethod
+    def of_lengths(cls, prompt_tokens: int, output_tokens: int = OUTPUT_TOKENS) -> Work:
+        """Prompts of `prompt_tokens`, and answers uniform over half to one and a half times `output_tokens`. Raises InputError."""
+        for name, tokens in (("prompt", prompt_tokens), ("output", output_tokens)):
+            if tokens < 1:
+                raise InputError(name, tokens, "be at least 1 token")
+        lengths = np.arange(*answer_range(output_tokens), dtype=float)
+        mean = float(lengths.mean())
+        held = float((lengths**2).mean()) / (2.0 * mean)
+        return cls(float(prompt_tokens), mean, prompt_tokens + held, float(lengths.std() / mean))
+
+    @classmethod
     def of_requests(cls, requests: Requests) -> Work:
         """Means of these requests."""
         prompt, output = requests.prompt_tokens.astype(float), requests.output_tokens.astype(float)
