@@ -10,7 +10,7 @@ from simulator import units
 from simulator.decoding import DecodeResult, Timeline
 from simulator.deployment import Deployment
 from simulator.experts import SPLIT_EVENLY
-from simulator.figures import breakdown, roofline, serving, speedup, style
+from simulator.figures import breakdown, gamma_map, roofline, serving, speedup, style
 from simulator.figures import timeline as timelines
 from simulator.figures.html_page import HtmlPart, html_page
 from simulator.output import rows
@@ -67,7 +67,7 @@ def speculate_page(result: SpeculateResult, more: Sequence[Section] = (), notes:
         conditions=rows.speculate_conditions(result),
         tables=[*_sections(speculate_report(result)), *more],
         notes=notes,
-        figures=[speedup.speedup_figure(result), speedup.gamma_figure(result)],
+        figures=[speedup.speedup_figure(result), gamma_map.gamma_figure(result)],
     )
     return html_page([part], speculate_call(result))
 

@@ -28,6 +28,15 @@ def grid():
     return speculate(deployment, law, gammas=[1, 4, 8], batches=[1, 8, 64, 4096], context_tokens=4000)
 
 
+@pytest.fixture(scope="session")
+def paying_grid():
+    """Every γ pays at every batch."""
+    deployment = deploy("llama-3.1-8b", "h100", draft="ngram")
+    return speculate(
+        deployment, AcceptanceConfig(alpha=0.9).law(), gammas=[2, 4], batches=[1, 4, 16], context_tokens=8000
+    )
+
+
 def scenario(**changes):
     lengths = {"prompt": 200, "output": {"kind": "uniform", "low": 1, "high": 60}}
     return load_scenario({
