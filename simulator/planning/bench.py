@@ -50,7 +50,8 @@ class Bench:
         return budget(self.deployment.target, self.deployment.engine, self.deployment.draft, drafts)
 
     def _curve(self, drafting: Drafting, work: Work) -> Curve:
-        return curve(self._with_room(most_tokens(self.deployment, drafting, work)), drafting, work)
+        tables = self._with_room(most_tokens(self.deployment, drafting, work))
+        return curve(tables, drafting, work, self.budget(drafting.shape.nodes))
 
     def _capacity(self, drafting: Drafting, work: Work, level: Level) -> Capacity:
         return capacity(self.deployment.engine.settings, self.curve(drafting, work), level)

@@ -98,12 +98,12 @@ class Load:
     """Whether the load finds room: requests queue for at most `QUEUED` of their stay, and no queue only grows."""
 
 
-def curve(tables: DeploymentTables, drafting: Drafting, work: Work) -> Curve:
-    """The curve of `drafting`. Raises DoesNotFit where weights leave no room for one sequence of it, InputError where the
-    token budget does not hold one round."""
+def curve(tables: DeploymentTables, drafting: Drafting, work: Work, memory: MemoryBudget | None = None) -> Curve:
+    """The curve of `drafting`; `memory`: what `Deployment.fit` finds for it, where that is known. Raises DoesNotFit where weights
+    leave no room for one sequence of it, InputError where the token budget does not hold one round."""
     deployment, shape = tables.deployment, drafting.shape
     settings = deployment.engine.settings
-    budget = deployment.fit(gamma=shape.nodes)
+    budget = memory or deployment.fit(gamma=shape.nodes)
     look_ahead = shape.nodes + 1
     held = budget.held_bytes(work.context_tokens + look_ahead + settings.block_tokens / 2.0, hybrid=settings.hybrid_kv)
     room = budget.kv_bytes / held
