@@ -15,7 +15,7 @@ from simulator.calibration.device_profile import DeviceProfile
 from simulator.calibration.device_validation import validate_device
 from simulator.calibration.measured import read_measurements
 from simulator.figures.speedup import speedup_figure
-from simulator.figures.timeline import layers_figure
+from simulator.figures.timeline import gantt_figure
 from simulator.figures.tree import speed_figure, tree_figure
 from simulator.figures.validation import points_figure
 from simulator.speculation.tree_size import TreeSizes, tree_sizes
@@ -35,7 +35,7 @@ def speedup() -> Figure:
 def timeline() -> Figure:
     """The library and the desk: the first layers of a decode step at batch 1."""
     result = decode(deploy("llama-3.1-70b", "h100-sxm", tp=4), batch=1, context_tokens=2048)
-    return layers_figure(result.timeline(), result.deployment.target.efficiency.label)
+    return gantt_figure(result.timeline(), result.deployment.target.efficiency.label, 1, 2)
 
 
 def measured() -> Figure:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from simulator.errors import InputError
 
@@ -43,8 +43,7 @@ class Stage:
     """What it moves over the HBM channel."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """When one tile of one stage was loaded and multiplied, seconds from the start of the pass."""
 
     stage: int
@@ -55,8 +54,7 @@ class Tile:
     compute_end_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
+class _Cut(NamedTuple):
     stage: int
     first: bool
     gap_s: float

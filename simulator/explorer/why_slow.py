@@ -66,7 +66,7 @@ class WhySlow(Question[Step]):
             plots=[
                 Plot("causes", partial(breakdown.cause_figure, result)),
                 Plot("roofline", partial(roofline.roofline_figure, result)),
-                Plot("pass", partial(timeline.pass_figure, schedule, tag)),
+                Plot("pass", partial(timeline.gantt_figure, schedule, tag)),
                 Plot("memory", partial(breakdown.memory_figure, result.budget, tag)),
             ],
             downloads=[

@@ -49,8 +49,8 @@ def decode_page(result: DecodeResult, timeline: Timeline | None = None) -> str:
         tables=_sections(decode_report(result)),
         figures=[
             breakdown.cause_figure(result),
-            timelines.pass_figure(schedule, tag),
-            timelines.layers_figure(schedule, tag),
+            timelines.gantt_figure(schedule, tag),
+            timelines.gantt_figure(schedule, tag, 1, min(timelines.TILE_LAYERS, schedule.layers)),
             breakdown.operator_figure(result),
             roofline.roofline_figure(result),
             breakdown.memory_figure(result.budget, tag),
