@@ -54,7 +54,7 @@ class Bench:
         return curve(tables, drafting, work, self.budget(drafting.shape.nodes))
 
     def _capacity(self, drafting: Drafting, work: Work, level: Level) -> Capacity:
-        return capacity(self.deployment.engine.settings, self.curve(drafting, work), level)
+        return capacity(self.deployment, self.curve(drafting, work), level)
 
     def _with_room(self, tokens: int) -> DeploymentTables:
         """Tables for passes of so many tokens or a little more, sampled: up to a percent off at token counts between. What was

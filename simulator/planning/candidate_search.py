@@ -13,7 +13,7 @@ import numpy as np
 from simulator import catalog
 from simulator.architecture import Decoder, load_decoder
 from simulator.cost.efficiency import load_efficiency
-from simulator.deployment import Deployment, EngineChoice
+from simulator.deployment import EngineChoice
 from simulator.errors import DoesNotFit, InputError
 from simulator.hardware import load_gpu
 from simulator.memory import MemoryBudget
@@ -88,7 +88,7 @@ def find_plans(
                     plain = benches.plain(decoder, gpu, tp, _quantization(name), loaded, efficiency)
                 except InputError as error:
                     why: Why = "format" if error.field.startswith("quantization") else "tp"
-                    search.rejected.append(Rejected(gpu, tp, name, "", why, str(error)))
+                    search.rejected.append(Rejected(gpu, tp, name, why, str(error)))
                     continue
                 search.try_all(plain, name, ways)
     return Plans(
@@ -122,32 +122,34 @@ class _Search:
     def try_all(self, plain: Bench, format_: str, ways: Sequence[tuple[Drafter, Sequence[Drafting]]]) -> None:
         """Plain decoding and all `ways` to draft on one target."""
         if (missing := _missing(plain.budget(0))) is not None:  # with a drafter less fits
-            self._reject(plain.deployment, format_, "", "memory", missing)
+            self._reject(plain, format_, None, "memory", missing)
             return
-        self._try(plain, format_, PLAIN_DECODING, PLAIN_DECODING.name)
+        self._try(plain, format_, PLAIN_DECODING)
         for drafter, draftings in ways:
             try:
                 bench = self.benches.beside(plain, drafter)
             except InputError as error:
-                self._reject(plain.deployment, format_, drafter.title, "drafter", str(error))
+                refused = Rejected(
+                    plain.deployment.gpu, plain.deployment.target.tp, format_, "drafter", str(error), drafter.name
+                )
+                self.rejected.append(refused)
                 continue
             for drafting in draftings:
-                name = f"{drafter.title}, {drafting.name}"
                 if (missing := _missing(bench.budget(drafting.shape.nodes))) is not None:
-                    self._reject(bench.deployment, format_, name, "memory", missing)
+                    self._reject(bench, format_, drafting, "memory", missing)
                 else:
-                    self._try(bench, format_, drafting, name)
+                    self._try(bench, format_, drafting)
 
-    def _try(self, bench: Bench, format_: str, drafting: Drafting, name: str) -> None:
+    def _try(self, bench: Bench, format_: str, drafting: Drafting) -> None:
         asked, deployment = self.asked, bench.deployment
         try:
             found = bench.capacity(drafting, asked.work, asked.level)
         except DoesNotFit as error:
-            self._reject(deployment, format_, name, "memory", str(error))
+            self._reject(bench, format_, drafting, "memory", str(error))
             return
         if not found.enough:
             why, reason = unloaded_reason(found)
-            self._reject(deployment, format_, name, why, reason, found)
+            self._reject(bench, format_, drafting, why, reason, found)
             return
         replicas = max(1, math.ceil(asked.rate_per_s / found.rate_per_s - 1e-9))
         state = open_loop(found.curve, np.array([asked.rate_per_s / replicas]), asked.level.slo)
@@ -156,9 +158,14 @@ class _Search:
         )
 
     def _reject(
-        self, deployment: Deployment, format_: str, drafts: str, why: Why, reason: str, found: Capacity | None = None
-    ) -> None:
-        self.rejected.append(Rejected(deployment.gpu, deployment.target.tp, format_, drafts, why, reason, found))
+        self, bench: Bench, format_: str, drafting: Drafting | None, why: Why, reason: str, found: Capacity | None = None
+    ) -> None:  # fmt: skip
+        deployment = bench.deployment
+        drafter = deployment.drafter.name if deployment.drafter else None
+        gamma = drafting.shape.depth if drafting else None
+        self.rejected.append(
+            Rejected(deployment.gpu, deployment.target.tp, format_, why, reason, drafter, gamma, found)
+        )
 
 
 def unloaded_reason(found: Capacity) -> tuple[Why, str]:

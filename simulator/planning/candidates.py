@@ -142,11 +142,13 @@ class Rejected:
     gpu: Gpu
     tp: int
     format: str
-    drafts: str
-    """``plain``, or the drafter and γ; empty where it makes no difference."""
     why: Why
     reason: str
     """In words."""
+    drafter: str | None = None
+    """Name; None: plain decoding, and with it all drafters where there is no `gamma`."""
+    gamma: int | None = None
+    """Drafts per round, 0 without a drafter; None: whatever is drafted."""
     capacity: Capacity | None = None
     """Of what misses an objective even unloaded."""
 
@@ -179,9 +181,13 @@ class Plans:
 
     @property
     def runner_up(self) -> Candidate | None:
-        """The cheapest on another GPU type; where no other serves, the next on the same."""
-        others = [c for c in self.by_cost if c.gpu.name != self.by_cost[0].gpu.name]
-        return next(iter([*others, *self.by_cost[1:]]), None)
+        """The cheapest on another GPU type; where no other serves, the next with another TP, format or drafter, or the next."""
+        if not self.by_cost:
+            return None
+        first, *others = self.by_cost
+        elsewhere = [c for c in others if c.gpu.name != first.gpu.name]
+        unlike = [c for c in others if (c.tp, c.format, c.drafter) != (first.tp, first.format, first.drafter)]
+        return next(iter([*elsewhere, *unlike, *others]), None)
 
     @cached_property
     def cheapest_of(self) -> dict[str, Candidate]:
@@ -212,7 +218,7 @@ class Plans:
 
     @property
     def unpriced(self) -> tuple[Gpu, ...]:
-        """GPU types without a price, whether they have candidates or not."""
+        """GPU types without a price, whether they have candidates (then they are in `fewest_of`) or not."""
         return tuple(gpu for gpu in self.gpus if self.prices_usd_per_s[gpu.name] is None)
 
     @cached_property

@@ -51,7 +51,7 @@ class Level:
 class Capacity:
     """Of one replica."""
 
-    settings: EngineSettings
+    deployment: Deployment
     curve: Curve
     level: Level
     rate_per_s: float
@@ -73,7 +73,7 @@ class Capacity:
         curve, level = self.curve, self.level
         beyond = np.array([(self.rate_per_s or LEAST_BUSY * curve.requests_per_s[-1]) * 1.002])
         if beyond[0] >= MOST_BUSY * curve.requests_per_s[-1]:
-            return _full(curve, self.settings)
+            return _full(curve, self.deployment.engine.settings)
         late, slow = (
             getattr(level.slo, name) is not None and not level.only(name).met(open_loop(curve, beyond, level.only(name).slo))[0]
             for name in ("ttft_s", "tpot_s")
@@ -81,12 +81,12 @@ class Capacity:
         if slow and not late:
             return "tpot"
         if late and _reads_in_time(curve, level):  # whoever misses it has waited for a place in the batch
-            return _full(curve, self.settings)
+            return _full(curve, self.deployment.engine.settings)
         return "ttft" if late and not slow else "both"
 
 
-def capacity(settings: EngineSettings, curve: Curve, level: Level) -> Capacity:
-    """The largest rate that `curve` carries at this `level` on an engine of these `settings`, to 0.1 %."""
+def capacity(deployment: Deployment, curve: Curve, level: Level) -> Capacity:
+    """The largest rate that `curve` of `deployment` carries at this `level`, to 0.1 %."""
     top = float(curve.requests_per_s[-1])
     low, high = LEAST_BUSY * top, MOST_BUSY * top
     found = 0.0
@@ -100,7 +100,7 @@ def capacity(settings: EngineSettings, curve: Curve, level: Level) -> Capacity:
         if last == points - 1:
             break
         low, high = found, float(rates[last + 1])
-    return Capacity(settings, curve, level, found)
+    return Capacity(deployment, curve, level, found)
 
 
 def least_objective(curve: Curve, level: Level, objective: Literal["ttft_s", "tpot_s"]) -> float | None:
