@@ -55,6 +55,8 @@ class Slot(Record):
     """predicted/measured at `QUANTILES`."""
     median_s: float
     """Median of the measured times, s."""
+    at: float | None = None
+    """Median of the label's values where they are numbers."""
 
 
 class ErrorRecord(Record):
@@ -141,7 +143,7 @@ def _slots(c: Comparison, column: NDArray[Any], *, times: bool = False) -> tuple
     known = column[np.isfinite(column)]
     values = np.unique(known)
     if len(values) <= MOST_VALUES and not times:
-        return tuple(_slot(c, _number(v), column == v) for v in values)
+        return tuple(_slot(c, _number(v), column == v, column) for v in values)
     # Between values, never through the points of one.
     edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, BINS + 1), method="lower"))
     slots = []
@@ -150,13 +152,16 @@ def _slots(c: Comparison, column: NDArray[Any], *, times: bool = False) -> tuple
         mask = (column >= low) & ((column <= high) if last else (column < high))
         inside = column[mask]
         text = _number(inside.min()) + ("" if inside.min() == inside.max() else f"–{_number(inside.max())}")
-        slots.append(_slot(c, text, mask))
+        slots.append(_slot(c, text, mask, column))
     return tuple(slots)
 
 
-def _slot(c: Comparison, text: str, mask: NDArray[np.bool_]) -> Slot:
-    ratios = _quantiles(c.predicted_s[mask] / c.measured_s[mask])
-    return Slot(text=text, points=int(mask.sum()), ratios=ratios, median_s=_short(float(np.median(c.measured_s[mask]))))
+def _slot(c: Comparison, text: str, mask: NDArray[np.bool_], column: NDArray[Any] | None = None) -> Slot:
+    return Slot(
+        text=text, points=int(mask.sum()), ratios=_quantiles(c.predicted_s[mask] / c.measured_s[mask]),
+        median_s=_short(float(np.median(c.measured_s[mask]))),
+        at=None if column is None else _short(float(np.median(column[mask]))),
+    )  # fmt: skip
 
 
 def _number(value: Any) -> str:

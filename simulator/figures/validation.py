@@ -58,7 +58,7 @@ def points_figure(comparisons: Sequence[Comparison], subject: str) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     for update, title in ((figure.update_xaxes, "measured"), (figure.update_yaxes, "predicted")):
-        update(type="log", title=f"{title} time", **_time_ticks(low, high))
+        update(type="log", title=f"{title} time", **time_ticks(low, high))
     off = [float(np.quantile(np.abs(c.errors), 0.9)) for c in comparisons]
     worst = max(comparisons, key=lambda c: abs(c.worst_error))
     nine = span(comparisons, lambda c: float(np.quantile(np.abs(c.errors), 0.9)), ".0%" if min(off) >= 0.1 else ".1%")
@@ -166,7 +166,8 @@ def ratio_ticks(low: float, high: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _time_ticks(low: float, high: float) -> dict[str, Any]:
+def time_ticks(low: float, high: float) -> dict[str, Any]:
+    """Range and ticks of a logarithmic axis of times in s."""
     steps = (
         (1, 1.5, 2, 3, 5, 7)
         if high / low < 5
