@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,15 +75,15 @@ class SpeculateResult:
         found = intervals(self.deployment, speedups)
         return {batch: found[str(batch)] for batch in self.batches}
 
-    def with_work(self, pairs: Iterable[Pair]) -> dict[Pair, Cell]:
-        """The cells of these (γ, batch), the work of their rounds (bytes, FLOP, energy) computed all at once."""
-        wanted = list(pairs)
-        costs = [self.cells[pair].round for pair in wanted] + [self.cells[pair].plain for pair in wanted]
-        done = with_work(costs)
-        both = zip(done[: len(wanted)], done[len(wanted) :], strict=True)
-        return {
-            pair: Cell(round_, plain, self.cells[pair].fits) for pair, (round_, plain) in zip(wanted, both, strict=True)
-        }
+    def at_each_batch(self, gamma: int | None = None) -> list[Cell]:
+        """The cells of one γ (left out: of `shown_gamma`) at rising batches, with the work of their rounds (bytes, FLOP), which is
+        computed for all of them at once."""
+        cells = [self.cells[gamma or self.shown_gamma(batch), batch] for batch in self.batches]
+        done = with_work([*(cell.round for cell in cells), *(cell.plain for cell in cells)])
+        return [
+            Cell(round_, plain, cell.fits)
+            for cell, round_, plain in zip(cells, done[: len(cells)], done[len(cells) :], strict=True)
+        ]
 
     def shown_gamma(self, batch: int) -> int:
         """The best γ at `batch`, or where none pays the one that loses least."""

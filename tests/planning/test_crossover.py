@@ -188,9 +188,13 @@ def test_the_interval_of_the_best_is_the_one_of_rounds_priced_one_by_one():
 
 
 def test_cells_with_their_work():
-    result = grid(0.7, (1, 3), (1, 32))
-    for pair, cell in result.with_work(result.cells).items():
-        known = result.cells[pair]
-        assert (cell.round, cell.plain, cell.fits) == (known.round, known.plain, known.fits)
-        assert cell.round.work.verify == pytest.approx(known.round.work.verify, rel=1e-12)
-        assert cell.round.wasted_joules_per_token == pytest.approx(known.round.wasted_joules_per_token, rel=1e-12)
+    result = grid(0.7, (1, 3), (1, 32, 4000))
+    for gamma in (None, 1, 3):
+        cells = result.at_each_batch(gamma)
+        assert [cell.round.sequences for cell in cells] == list(result.batches)
+        for cell in cells:
+            known = result.cells[gamma or result.shown_gamma(cell.round.sequences), cell.round.sequences]
+            assert (cell.round, cell.plain, cell.fits) == (known.round, known.plain, known.fits)
+            assert cell.round.work.verify == pytest.approx(known.round.work.verify, rel=1e-12)
+            assert cell.plain.work.plain == pytest.approx(known.plain.work.plain, rel=1e-12)
+            assert cell.round.wasted_joules_per_token == pytest.approx(known.round.wasted_joules_per_token, rel=1e-12)
