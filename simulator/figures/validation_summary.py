@@ -14,7 +14,7 @@ from simulator.calibration.comparison import LEVEL
 from simulator.calibration.error_record import LABELS, MEASURED, ErrorRecord, Slot
 from simulator.calibration.evidence import Evidence
 from simulator.figures import style
-from simulator.figures.validation import colour, ratio_ticks, time_ticks
+from simulator.figures.validation import colour, marker, ratio_ticks, time_ticks
 from simulator.output.validation_report import label_name, points, signed
 
 NEAR = 0.1
@@ -161,7 +161,7 @@ def middles_figure(records: Sequence[ErrorRecord], subject: str) -> go.Figure:
         middle = [s.median_s * s.ratios[2] for s in slots]
         figure.add_scatter(
             x=[s.median_s for s in slots], y=middle, mode="markers", name=f"{style.text(r.name)} (n = {r.points:,})",
-            marker={**_marker(index), "size": 9}, text=[f"{style.text(r.name)}, {_told(s.ratios, s.points)}" for s in slots],
+            marker={**marker(index), "size": 9}, text=[f"{style.text(r.name)}, {_told(s.ratios, s.points)}" for s in slots],
             hovertemplate="%{text}<extra></extra>",
             error_y={"array": [s.median_s * (s.ratios[4] - s.ratios[2]) for s in slots], "width": 0, "thickness": 2,
                      "arrayminus": [s.median_s * (s.ratios[2] - s.ratios[0]) for s in slots]},
@@ -197,7 +197,7 @@ def held_coverage_figure(records: Sequence[ErrorRecord], subject: str) -> go.Fig
     for index, level in enumerate(levels):
         figure.add_scatter(
             x=[100 * r.coverage[level] for r in claiming], y=rows, mode="markers", name=f"{float(level):.0%} intervals hold",
-            marker={**_marker(index), "size": 11}, customdata=[round(r.coverage[level] * r.points) for r in claiming],
+            marker={**marker(index), "size": 11}, customdata=[round(r.coverage[level] * r.points) for r in claiming],
             text=[f"of {r.points:,} ({style.text(r.name)})" for r in claiming],
             hovertemplate=f"{float(level):.0%} intervals hold %{{customdata:,}} %{{text}}: %{{x:.1f}}%<extra></extra>",
         )  # fmt: skip
@@ -315,6 +315,11 @@ def _row_names(records: Sequence[ErrorRecord]) -> list[str]:
     return [
         style.text(f"{r.name}{f', {r.basis}' if names.count(r.name) > 1 else ''}, n = {r.points:,}") for r in records
     ]
+
+
+def _look(index: int) -> dict[str, Any]:
+    look: dict[str, Any] = style.series_style(index)
+    return {"line": {**look["line"], "width": 1.5}, "marker": {**marker(index), "size": 8}}
 
 
 def _line_at_one(axis: str) -> dict[str, Any]:
