@@ -85,7 +85,7 @@ def binding_text(one: Candidate) -> str:
         "ttft": f"{few} a TTFT of {show(slo.ttft_s or 0.0, 's')}",
         "tpot": f"{few} a TPOT of {show(slo.tpot_s or 0.0, 's')}",
         "both": f"{few} both objectives",
-        "kv": f"requests wait for KV cache room, of which {rows.count(curve.most, 'request')} at once {'have' if curve.most > 1 else 'has'} enough",
+        "kv": f"requests wait, as the KV cache holds {curve.most:,} at once",
         "sequences": f"requests wait for one of the {curve.most:,} places in the engine's batch",
         "tokens": f"requests wait, as the engine's token budget holds {rows.count(curve.most, 'round')} at once",
         "saturation": "requests wait, and a larger batch would serve hardly more",
@@ -110,7 +110,7 @@ def _runner_up(plans: Plans) -> str:
         return ""
     more = other.usd_per_s / best.usd_per_s - 1.0
     dearer = (
-        "the same cost" if more < 0.005 else f"{more:.0%} more" if more < 1.0 else f"{more + 1.0:.1f} times as much"
+        "the same cost" if more < 0.005 else f"{more:.0%} more" if more < 1.0 else f"{more + 1.0:.2g} times as much"
     )
     same = other.drafter is not None and best.drafter is not None and other.drafter.name == best.drafter.name
     text = plan_text(other, other.drafting.name if same else "")
