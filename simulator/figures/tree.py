@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from simulator.figures import style
+from simulator.figures.batch_axis import batch_axis, break_even
 from simulator.figures.html_page import HtmlPart, html_page
 from simulator.figures.page import deploy_call
 from simulator.output import rows
@@ -66,48 +69,48 @@ def tree_figure(sizes: TreeSizes) -> go.Figure:
     left = min(x.values())
     width = max(x.values()) - left
     slot_px = min(_WIDEST_SLOT_PX, max(_NARROWEST_SLOT_PX, _PAGE_PX / (width + _MARGIN_SLOTS)))
-    figure = go.Figure()
-    edges_x: list[float | None] = []
-    edges_y: list[float | None] = []
-    for node in shown:
-        edges_x += [x[tree.parents[node]], x[node], None]
-        edges_y += [y[tree.parents[node]], y[node], None]
-    figure.add_scatter(
-        x=edges_x,
-        y=edges_y,
-        mode="lines",
-        line={"color": style.REFERENCE, "width": 1},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    above = [tree.parents[node] for node in shown]
+    edges = {
+        "type": "scatter", "mode": "lines", "line": {"color": style.REFERENCE, "width": 1}, "hoverinfo": "skip",
+        "x": [place for node, parent in zip(shown, above, strict=True) for place in (x[parent], x[node], None)],
+        "y": [place for node, parent in zip(shown, above, strict=True) for place in (y[parent], y[node], None)],
+    }  # fmt: skip
     # The root of the probability spreads the small ones, of which there are many.
     value = [float(products[node]) ** 0.5 for node in shown]
-    figure.add_scatter(
-        x=[x[node] for node in shown], y=[y[node] for node in shown], mode="markers+text", showlegend=False,
-        marker={"size": slot_px - 2, "color": value, "colorscale": _COLOURS, "cmin": 0.0, "cmax": 1.0,
-                "line": {"color": style.REFERENCE, "width": 1}},
-        text=[_percent(float(products[node])) for node in shown],
-        textfont={"size": 10 if slot_px > 22 else 9, "color": ["#ffffff" if v >= _DARK_FROM else style.INK for v in value]},
-        customdata=[[", ".join(map(str, tree.paths[n])), f"{products[n]:.3g}", _rate(conditional, tree, n)] for n in shown],
-        hovertemplate="path %{customdata[0]}<br>accepted in %{customdata[1]} of rounds,<br>"
+    outline = {"color": style.REFERENCE, "width": 1}
+    nodes = {
+        "type": "scatter", "x": [x[node] for node in shown], "y": [y[node] for node in shown], "mode": "markers+text",
+        "marker": {"size": slot_px - 2, "color": value, "colorscale": _COLOURS, "cmin": 0.0, "cmax": 1.0, "line": outline},
+        "text": [_percent(float(products[node])) for node in shown],
+        "textfont": {"size": 10 if slot_px > 22 else 9,
+                     "color": ["#ffffff" if v >= _DARK_FROM else style.INK for v in value]},
+        "customdata": [
+            [", ".join(map(str, tree.paths[n])), f"{products[n]:.3g}", _rate(conditional, tree, n)] for n in shown
+        ],
+        "hovertemplate": "path %{customdata[0]}<br>accepted in %{customdata[1]} of rounds,<br>"
         "%{customdata[2]} of those that accept its parent<extra></extra>",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[x[ROOT]], y=[0.0], mode="markers", showlegend=False, hovertemplate="last accepted token<extra></extra>",
-        marker={"size": slot_px - 2, "symbol": "square", "color": style.ORANGE, "line": {"color": style.REFERENCE, "width": 1}},
-    )  # fmt: skip
-    for depth in range(1, tree.depth + 1):
-        kept = sum(float(products[n]) for n in range(tree.nodes) if tree.depths[n] == depth)
-        figure.add_annotation(
-            x=left - 1.2, y=-depth, xanchor="right", showarrow=False, font={"size": 12}, align="right",
-            text=f"depth {depth}<br>{kept:.0%} of rounds",
-        )  # fmt: skip
-    figure.update_xaxes(visible=False, range=[left - 1.2 - max(4.5, 0.12 * width), left + width + 0.8])
-    figure.update_yaxes(visible=False, range=[-tree.depth - 0.5, 0.5])
+    }  # fmt: skip
+    root = {
+        "type": "scatter", "x": [x[ROOT]], "y": [0.0], "mode": "markers",
+        "hovertemplate": "last accepted token<extra></extra>",
+        "marker": {"size": slot_px - 2, "symbol": "square", "color": style.ORANGE, "line": outline},
+    }  # fmt: skip
+    kept = np.bincount(tree.depths, weights=products, minlength=tree.depth + 1)
+    levels = [
+        {"x": left - 1.2, "y": -depth, "xanchor": "right", "showarrow": False, "font": {"size": 12}, "align": "right",
+         "text": f"depth {depth}<br>{kept[depth]:.0%} of rounds"}
+        for depth in range(1, tree.depth + 1)
+    ]  # fmt: skip
+    layout = {
+        "xaxis": {"visible": False, "range": [left - 1.2 - max(4.5, 0.12 * width), left + width + 0.8]},
+        "yaxis": {"visible": False, "range": [-tree.depth - 0.5, 0.5]},
+        "annotations": levels, "showlegend": False,
+    }  # fmt: skip
     tau = 1.0 + float(products.sum())
     left_out = f"; {tree.nodes - len(shown)} less probable nodes are not drawn" if len(shown) < tree.nodes else ""
-    return style.finish(
-        figure, finding=f"{title[:1].upper() + title[1:]} has {tree.nodes} nodes and keeps {tau:.2f} tokens per round",
+    return style.drawn(
+        [edges, nodes, root], layout,
+        finding=f"{title[:1].upper() + title[1:]} has {tree.nodes} nodes and keeps {tau:.2f} tokens per round",
         tag="nodes: percent of rounds in which the path is accepted; square: the last accepted token; further left: more probable "
         f"candidates; at the mean rates{left_out}",
         height=60 + _LEVEL_PX * (tree.depth + 1), least_width=int(slot_px * (width + _MARGIN_SLOTS)),
@@ -126,98 +129,111 @@ def _rate(conditional: NDArray[np.float64], tree: Tree, node: int) -> str:
 
 def length_figure(sizes: TreeSizes) -> go.Figure:
     """Tokens per round against nodes: the best tree of at most so many levels, and a dynamic one."""
-    figure = go.Figure()
-    for index, depth in enumerate(sizes.depths):
-        column = sizes.depths.index(depth)
-        figure.add_scatter(
-            x=sizes.nodes, y=sizes.tokens[:, column], mode="lines+markers", name=f"{depth} level" + ("s" if depth > 1 else ""),
-            **style.series_style(index),
-            hovertemplate=f"%{{x}} nodes, at most {depth} levels: %{{y:.2f}} tokens per round<extra></extra>",
-        )  # fmt: skip
-    figure.add_scatter(
-        x=sizes.nodes, y=[sizes.dynamic_tokens[n][2] for n in sizes.nodes], mode="lines", name="dynamic",
-        line={"color": style.REFERENCE, "width": 2, "dash": "dot"},
-        hovertemplate="%{x} nodes, made anew each round: %{y:.2f} tokens per round<extra></extra>",
-    )  # fmt: skip
+    traces: list[dict[str, Any]] = [
+        {"type": "scatter", "x": sizes.nodes, "y": sizes.tokens[:, index], "mode": "lines+markers",
+         "name": f"{depth} level" + ("s" if depth > 1 else ""), **style.series_style(index),
+         "hovertemplate": f"%{{x}} nodes, at most {depth} levels: %{{y:.2f}} tokens per round<extra></extra>"}
+        for index, depth in enumerate(sizes.depths)
+    ]  # fmt: skip
+    traces.append({
+        "type": "scatter", "x": sizes.nodes, "y": [sizes.dynamic_tokens[n][2] for n in sizes.nodes], "mode": "lines",
+        "name": "dynamic", "line": {"color": style.REFERENCE, "width": 2, "dash": "dot"},
+        "hovertemplate": "%{x} nodes, made anew each round: %{y:.2f} tokens per round<extra></extra>",
+    })  # fmt: skip
     if sizes.named is not None and sizes.named[1].tree is not None:
         tree = sizes.named[1].tree
         tau = 1.0 + float(tree.level_products(sizes.ranks.probability(sizes.base.conditional(tree.depth))).sum())
-        figure.add_scatter(
-            x=[tree.nodes], y=[tau], mode="markers", name=style.text(sizes.named[0]),
-            marker={"size": 13, "symbol": "star", "color": style.VERMILLION},
-        )  # fmt: skip
-    _node_axis(figure, sizes)
-    figure.update_yaxes(title="tokens per round, τ")
+        traces.append({
+            "type": "scatter", "x": [tree.nodes], "y": [tau], "mode": "markers", "name": style.text(sizes.named[0]),
+            "marker": {"size": 13, "symbol": "star", "color": style.VERMILLION},
+        })  # fmt: skip
     first, last = sizes.nodes[0], sizes.nodes[-1]
     low, high = sizes.tokens[0].max(), sizes.tokens[-1].max()
-    style.finish(
-        figure, finding=f"{last // first if first else last} × the nodes keep {high / low:.2f} × the tokens per round"
-        if last > first else f"{last} nodes keep {high:.2f} tokens per round",
+    return style.drawn(
+        traces,
+        _over(_node_axis(sizes), "tokens per round, τ"),
+        finding=f"{last // first if first else last} × the nodes keep {high / low:.2f} × the tokens per round"
+        if last > first
+        else f"{last} nodes keep {high:.2f} tokens per round",
         tag="at the mean rates; the probabilities of second and further candidates are a typical drafter's unless they were given",
         height=430,
-    )  # fmt: skip
-    return style.legend_below(figure, offset=-0.2)
+    )
 
 
 def speed_figure(sizes: TreeSizes) -> go.Figure:
     """Speed-up over plain decoding against nodes, one line per batch; the best size of each is marked."""
-    figure = go.Figure()
+    traces: list[dict[str, Any]] = []
+    best = [sizes.best_tree(batch) for batch in sizes.batches]
     for index, batch in enumerate(sizes.batches):
-        look = style.series_style(index)
         cells = [sizes.trees[batch, nodes] for nodes in sizes.nodes]
-        figure.add_scatter(
-            x=sizes.nodes, y=[sizes.speedup(c) for c in cells], mode="lines+markers", name=f"batch {batch:,}", **look,
-            customdata=[[c.tokens_per_s, c.drafted.shape.depth, "" if c.fits else "<br>the KV cache does not fit"] for c in cells],
-            hovertemplate=f"batch {batch:,}, %{{x}} nodes, depth %{{customdata[1]}}: %{{y:.2f}} × plain decoding<br>"
+        traces.append({
+            "type": "scatter", "x": sizes.nodes, "y": [sizes.speedup(c) for c in cells], "mode": "lines+markers",
+            "name": f"batch {batch:,}", **style.series_style(index),
+            "customdata": [
+                [c.tokens_per_s, c.drafted.shape.depth, "" if c.fits else "<br>the KV cache does not fit"] for c in cells
+            ],
+            "hovertemplate": f"batch {batch:,}, %{{x}} nodes, depth %{{customdata[1]}}: %{{y:.2f}} × plain decoding<br>"
             "%{customdata[0]:,.0f} tokens/s%{customdata[2]}<extra></extra>",
-        )  # fmt: skip
-        best = sizes.best_tree(batch)
-        size = next(n for n in sizes.nodes if sizes.trees[batch, n] is best)
-        figure.add_scatter(
-            x=[size], y=[sizes.speedup(best)], mode="markers", name="best size", showlegend=index == 0, hoverinfo="skip",
-            marker={"size": 16, "symbol": "circle-open", "color": style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)],
-                    "line": {"width": 2.5}},
-        )  # fmt: skip
-    figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
-    _node_axis(figure, sizes)
-    figure.update_yaxes(title="tokens/s over plain decoding, ×", rangemode="tozero")
-    picked = {b: sizes.best_tree(b).drafted.shape.nodes for b in (sizes.batches[0], sizes.batches[-1])}
-    finding = "; ".join(f"batch {b:,} is fastest with {n} node" + ("s" if n > 1 else "") for b, n in picked.items())
-    style.finish(figure, finding=finding[:1].upper() + finding[1:], tag=_tag(sizes), height=460)
-    return style.legend_below(figure, offset=-0.2)
+        })  # fmt: skip
+    traces.append({
+        "type": "scatter", "mode": "markers", "name": "best size", "hoverinfo": "skip", "showlegend": False,
+        "x": [next(n for n in sizes.nodes if sizes.trees[b, n] is c) for b, c in zip(sizes.batches, best, strict=True)],
+        "y": [sizes.speedup(c) for c in best],
+        "marker": {"size": 16, "symbol": "circle-open", "line": {"width": 2.5},
+                   "color": [style.SERIES_COLOURS[i % len(style.SERIES_COLOURS)] for i in range(len(best))]},
+    })  # fmt: skip
+    picked = {b: c.drafted.shape.nodes for b, c in zip(sizes.batches, best, strict=True)}
+    ends = {b: picked[b] for b in (sizes.batches[0], sizes.batches[-1])}
+    finding = "; ".join(f"batch {b:,} is fastest with {n} node" + ("s" if n > 1 else "") for b, n in ends.items())
+    return style.drawn(
+        traces, _over(_node_axis(sizes), "tokens/s over plain decoding, ×", even=True),
+        finding=finding[:1].upper() + finding[1:], tag=f"{_tag(sizes)}; circles: best size", height=480,
+    )  # fmt: skip
 
 
 def batch_figure(sizes: TreeSizes) -> go.Figure:
     """Speed-up over plain decoding against batch: best tree, best chain, and the user's tree."""
-    figure = go.Figure()
     lines = [
         ("best tree", [sizes.best_tree(b) for b in sizes.batches]),
         ("best chain", [sizes.chains[b] for b in sizes.batches]),
     ]
     if sizes.named is not None and sizes.named_at is not None:
         lines.append((style.text(sizes.named[0]), [sizes.named_at[b] for b in sizes.batches]))
-    for index, (name, cells) in enumerate(lines):
-        figure.add_scatter(
-            x=sizes.batches, y=[sizes.speedup(c) for c in cells], mode="lines+markers", name=name, **style.series_style(index),
-            customdata=[[c.drafted.shape.nodes, c.drafted.shape.depth, c.tokens_per_s] for c in cells],
-            hovertemplate=f"{name}, batch %{{x}}: %{{y:.2f}} × plain decoding<br>%{{customdata[0]}} nodes, depth %{{customdata[1]}}, "
-            "%{customdata[2]:,.0f} tokens/s<extra></extra>",
-        )  # fmt: skip
-    figure.add_hline(1.0, line={"color": style.REFERENCE, "dash": "dash", "width": 1.5})
-    figure.update_xaxes(
-        type="log", title="sequences in a batch (log₂)", tickvals=sizes.batches, ticktext=[f"{b:,}" for b in sizes.batches], tickangle=0,
-    )  # fmt: skip
-    figure.update_yaxes(title="tokens/s over plain decoding, ×", rangemode="tozero")
+    traces = [
+        {"type": "scatter", "x": sizes.batches, "y": [sizes.speedup(c) for c in cells], "mode": "lines+markers",
+         "name": name, **style.series_style(index),
+         "customdata": [[c.drafted.shape.nodes, c.drafted.shape.depth, c.tokens_per_s] for c in cells],
+         "hovertemplate": f"{name}, batch %{{x}}: %{{y:.2f}} × plain decoding<br>%{{customdata[0]}} nodes, depth "
+         "%{customdata[1]}, %{customdata[2]:,.0f} tokens/s<extra></extra>"}
+        for index, (name, cells) in enumerate(lines)
+    ]  # fmt: skip
     wins = [b for b in sizes.batches if branches(sizes.best(b))]
-    finding = f"Trees beat chains up to batch {wins[-1]:,}" if wins else "No tree beats the best chain at these batches"
-    style.finish(figure, finding=finding, tag=_tag(sizes), height=430)
-    return style.legend_below(figure, offset=-0.2)
+    return style.drawn(
+        traces,
+        _over(batch_axis(sizes.batches[0], sizes.batches[-1]), "tokens/s over plain decoding, ×", even=True),
+        finding=f"Trees beat chains up to batch {wins[-1]:,}"
+        if wins
+        else "No tree beats the best chain at these batches",
+        tag=_tag(sizes),
+        height=430,
+    )
 
 
-def _node_axis(figure: go.Figure, sizes: TreeSizes) -> None:
-    figure.update_xaxes(
-        type="log", title="nodes (log₂)", tickvals=sizes.nodes, ticktext=[f"{n}" for n in sizes.nodes], tickangle=0,
-    )  # fmt: skip
+def _node_axis(sizes: TreeSizes) -> dict[str, Any]:
+    return {
+        "type": "log", "title": {"text": "nodes (log₂)"}, "tickvals": sizes.nodes, "ticktext": [f"{n}" for n in sizes.nodes],
+        "tickangle": 0,
+    }  # fmt: skip
+
+
+def _over(axis: dict[str, Any], title: str, *, even: bool = False) -> dict[str, Any]:
+    """Layout of lines over `axis`; `even`: from zero on, with the line at which both ways are equally fast."""
+    return {
+        "xaxis": axis,
+        "yaxis": {"title": {"text": title}, **({"rangemode": "tozero"} if even else {})},
+        "shapes": [break_even()] if even else [],
+        "legend": style.LEGEND_AT_FOOT,
+    }
 
 
 def _tag(sizes: TreeSizes) -> str:

@@ -78,12 +78,7 @@ class SpeculateResult:
     def at_each_batch(self, gamma: int | None = None) -> list[Cell]:
         """The cells of one γ (left out: of `shown_gamma`) at rising batches, with the work of their rounds (bytes, FLOP), which is
         computed for all of them at once."""
-        cells = [self.cells[gamma or self.shown_gamma(batch), batch] for batch in self.batches]
-        done = with_work([*(cell.round for cell in cells), *(cell.plain for cell in cells)])
-        return [
-            Cell(round_, plain, cell.fits)
-            for cell, round_, plain in zip(cells, done[: len(cells)], done[len(cells) :], strict=True)
-        ]
+        return with_their_work([self.cells[gamma or self.shown_gamma(batch), batch] for batch in self.batches])
 
     def shown_gamma(self, batch: int) -> int:
         """The best γ at `batch`, or where none pays the one that loses least."""
@@ -180,6 +175,15 @@ def speculate(
     pairs = [(g, b) for g in gammas for b in batches]
     cells = _Rounds(deployment, acceptance, context_tokens).cells(pairs)
     return SpeculateResult(deployment, acceptance, context_tokens, gammas, batches, cells)
+
+
+def with_their_work(cells: Sequence[Cell]) -> list[Cell]:
+    """`cells` of one deployment, the work of their rounds (bytes, FLOP) computed for all of them at once."""
+    done = with_work([*(cell.round for cell in cells), *(cell.plain for cell in cells)])
+    return [
+        Cell(round_, plain, cell.fits)
+        for cell, round_, plain in zip(cells, done[: len(cells)], done[len(cells) :], strict=True)
+    ]
 
 
 class _Rounds:
