@@ -43,9 +43,8 @@ def candidates_figure(plans: Plans) -> go.Figure:
     pool = plans.by_cost if best else plans.candidates
     others = [c for c in pool if id(c) not in on_fronts and _cost(c) <= DEAREST * least]
     traces = [_others(others)] if others else []
-    for index, (name, front) in enumerate(shown.items()):
-        look = style.series_style(index)
-        traces.append(_points(front, name, look))
+    place = {gpu.name: index for index, gpu in enumerate(plans.gpus)}  # a GPU keeps its colour when costs change
+    traces += [_points(front, name, style.series_style(place[name])) for name, front in shown.items()]
     chosen = best or min(plans.fewest_of.values(), key=lambda c: (c.gpus, c.tpot_s))
     traces.append(
         {
@@ -82,7 +81,7 @@ def cheapest_figure(plans: Plans) -> go.Figure:
         if these:
             traces.append(
                 {
-                    "type": "bar", "orientation": "h", "x": [_usd_per_h(c) for c in these], "y": [c.gpu.name for c in these],
+                    "type": "bar", "orientation": "h", "x": [_usd_per_h(c) for c in these], "y": [style.text(c.gpu.name) for c in these],
                     "name": LIMITS[limit], "marker": {"color": colour}, "text": [_bar_text(c) for c in these],
                     "textposition": "outside", "textfont": {"size": 12}, "cliponaxis": False, "hovertext": [_hover(c, True) for c in these],
                     "hoverinfo": "text",
@@ -90,9 +89,13 @@ def cheapest_figure(plans: Plans) -> go.Figure:
             )  # fmt: skip
     layout = {
         "barmode": "overlay",
-        "xaxis": {"title": {"text": "USD per hour, the cheapest plan on each GPU"}, "range": [0, most * 1.55]},
-        "yaxis": {"categoryorder": "array", "categoryarray": [c.gpu.name for c in reversed(rows)], "type": "category"},
-        "legend": {**style.LEGEND_AT_FOOT, "title": {"text": "binds: "}},
+        "xaxis": {"title": {"text": "USD per hour"}, "range": [0, most * 1.6]},
+        "yaxis": {
+            "categoryorder": "array",
+            "categoryarray": [style.text(c.gpu.name) for c in reversed(rows)],
+            "type": "category",
+        },
+        "legend": {**style.LEGEND_AT_FOOT, "title": {"text": "binds: ", "font": {"size": 13}}},
         "showlegend": True,
     }
     left_out = [c for c in priced if c not in shown]
@@ -104,21 +107,21 @@ def cheapest_figure(plans: Plans) -> go.Figure:
         finding = f"{priced[0].gpus:,} × {priced[0].gpu.name} for {usd_per_h(priced[0])} USD/h is the cheapest"
         if len(priced) > 1:
             finding += f", then {priced[1].gpus:,} × {priced[1].gpu.name} for {usd_per_h(priced[1])}"
-    return style.drawn(traces, layout, finding=finding, tag=tag, height=150 + 30 * len(rows))
+    return style.drawn(traces, layout, finding=finding, tag=tag, height=max(260, 150 + 30 * len(rows)))
 
 
 def missed_figure(plans: Plans) -> go.Figure:
     """TTFT against TPOT of everything that fits, hardly loaded, and the objectives that it misses; an empty pair of axes where
     nothing fits."""
     missed = [r for r in plans.rejected if r.capacity is not None]
-    traces = []
+    traces: list[dict[str, Any]] = []
     for index, gpu in enumerate(plans.gpus):
         these = [r for r in missed if r.gpu.name == gpu.name]
         if these:
             look = style.series_style(index)
             traces.append(
                 {
-                    "type": "scatter", "mode": "markers", "name": gpu.name, "marker": look["marker"],
+                    "type": "scatter", "mode": "markers", "name": style.text(gpu.name), "marker": look["marker"],
                     "x": [_unloaded(r, "tpot_s") for r in these], "y": [_unloaded(r, "ttft_s") for r in these],
                     "hovertext": [_missed_hover(r) for r in these], "hoverinfo": "text",
                 }
@@ -160,7 +163,7 @@ def missed_figure(plans: Plans) -> go.Figure:
 # --- parts ---------------------------------------------------------------------------------------------------------------
 def _points(front: list[Candidate], name: str, look: dict[str, Any]) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "lines+markers", "name": name, "line": {**look["line"], "width": 1.5},
+        "type": "scatter", "mode": "lines+markers", "name": style.text(name), "line": {**look["line"], "width": 1.5},
         "marker": {**look["marker"], "size": 10}, "x": [c.tokens_per_s_per_user for c in front], "y": [_cost(c) for c in front],
         "hovertext": [_hover(c, True) for c in front], "hoverinfo": "text",
     }  # fmt: skip
@@ -200,8 +203,7 @@ def _unloaded(one: Rejected, name: str) -> float:
 
 
 def _bar_text(one: Candidate) -> str:
-    price = f"{usd_per_h(one)} USD/h" if one.usd_per_s is not None else "no price"
-    return f"{one.gpus:,} GPU{'s' * (one.gpus > 1)}, {price}"
+    return f"{one.gpus:,} GPU{'s' * (one.gpus > 1)}, {usd_per_h(one)}"
 
 
 def _cost(one: Candidate) -> float:
