@@ -185,6 +185,16 @@ def time_ticks(low: float, high: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def name_rows(figure: go.Figure, names: Sequence[str], left: float) -> None:
+    """Names the rows 0, 1, … of a figure above their marks, at the `left` end of the plot: beside them, a narrow screen has no
+    room. `names` may hold markup."""
+    figure.add_scatter(
+        x=[left] * len(names), y=[i - 0.46 for i in range(len(names))], mode="text", text=names, hoverinfo="skip",
+        textposition="middle right", showlegend=False, textfont={"size": 12}, cliponaxis=False,
+    )  # fmt: skip
+    figure.update_yaxes(range=[len(names) - 0.6, -0.75], showticklabels=False, showgrid=False, zeroline=False)
+
+
 def drawn_points(comparisons: Sequence[Comparison]) -> list[NDArray[np.intp]]:
     """Indices of the points to draw of each comparison: all, or a random part that two runs choose alike, and the worst."""
     total = sum(len(c) for c in comparisons)

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from simulator import units
 from simulator.calibration.comparison import LEVEL, Course, Quantity, Roof
 from simulator.figures import style
-from simulator.figures.validation import MOST_POINTS, marker, ratio_ticks, thinned
+from simulator.figures.validation import MOST_POINTS, marker, name_rows, ratio_ticks, thinned
 from simulator.output.validation_report import (
     NEAR,
     amount,
@@ -28,7 +28,9 @@ from simulator.output.validation_report import (
 CLOSE = 0.05
 """The inner band around a figure of a run; the outer one is `NEAR`."""
 MOST_COURSE_POINTS = 1000
-_LINE_PX = 17
+NAME_COLUMNS = 64
+"""Characters of a figure's name that a phone has room for."""
+_ROW_PX = 38
 _PANEL_PX = 190
 
 
@@ -128,13 +130,10 @@ def quantity_figure(quantities: Sequence[Quantity], subject: str) -> go.Figure |
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     n = len(found)
-    names = [_wrapped(q.name) for q, _ in found]
-    all_px = max(n, 2) * (13 + _LINE_PX * max(1 + name.count("<br>") for name in names))
-    figure.update_xaxes(type="log", title="predicted/measured − 1", **ratio_ticks(min(ratios), max(ratios)))
-    figure.update_yaxes(
-        tickvals=list(range(n)), ticktext=names, range=[n - 0.4, -0.6], showgrid=False,
-        zeroline=False,
-    )  # fmt: skip
+    axis = ratio_ticks(min(ratios), max(ratios))
+    all_px = max(n, 2) * _ROW_PX
+    name_rows(figure, [_shortened(q.name) for q, _ in found], 10 ** axis["range"][0])
+    figure.update_xaxes(type="log", title="predicted/measured − 1", **axis)
     bases = ", ".join(dict.fromkeys(q.basis for q, _ in found))
     tag = f"{subject} against measurements; {bases}; bands: ±{CLOSE:.0%} and ±{NEAR:.0%}"
     if any(_interval(q) for q, _ in found):
@@ -143,7 +142,7 @@ def quantity_figure(quantities: Sequence[Quantity], subject: str) -> go.Figure |
         tag += "; hollow: fitted on"
     if n < len(quantities):
         tag += f"; without a prediction, in the table only: {len(quantities) - n}"
-    style.finish(figure, finding=_quantity_finding(found), tag=tag, height=110 + all_px, least_width=520)
+    style.finish(figure, finding=_quantity_finding(found), tag=tag, height=110 + all_px)
     return style.legend_below(figure, offset=-70 / all_px)
 
 
@@ -158,9 +157,8 @@ def _told(q: Quantity) -> str:
     return "<br>".join(style.text(line) for line in [*lines, q.basis, q.note] if line)
 
 
-def _wrapped(name: str, columns: int = 34) -> str:
-    lines = textwrap.wrap(name, columns, max_lines=2, placeholder=" …")
-    return "<br>".join(style.text(line) for line in lines)
+def _shortened(name: str) -> str:
+    return style.text(textwrap.shorten(name, NAME_COLUMNS, placeholder=" …"))
 
 
 def _quantity_finding(found: Sequence[tuple[Quantity, float]]) -> str:

@@ -14,7 +14,7 @@ from simulator.calibration.comparison import LEVEL
 from simulator.calibration.error_record import LABELS, MEASURED, ErrorRecord, Slot
 from simulator.calibration.evidence import Evidence
 from simulator.figures import style
-from simulator.figures.validation import colour, marker, ratio_ticks, time_ticks
+from simulator.figures.validation import colour, marker, name_rows, ratio_ticks, time_ticks
 from simulator.output.validation_report import label_name, points, signed
 
 NEAR = 0.1
@@ -46,7 +46,7 @@ def operators_figure(evidence: Evidence) -> go.Figure:
                 marker={"color": shade, "pattern": {"shape": shape}}, customdata=[style.text(o.name) for _, o in chosen],
                 hovertemplate=f"%{{customdata}}: %{{x:.1f}}% off on average, {name.partition(', ')[2]}<extra></extra>",
             )  # fmt: skip
-    _name_rows(figure, [f"{style.text(o.name)}: {_mean_text(o.mape, o.points, o.measured)}" for o in operators], 0.0)
+    name_rows(figure, [f"{style.text(o.name)}: {_mean_text(o.mape, o.points, o.measured)}" for o in operators], 0.0)
     figure.update_layout(barmode="overlay")
     figure.update_xaxes(title="|predicted/measured − 1|, %", range=[0, 1.03 * max(ends)])
     style.finish(
@@ -66,7 +66,11 @@ def _operators_finding(evidence: Evidence) -> str:
         return f"Nothing was measured on this device: every kind of operator is taken to be off by {least:.0%} or more"
     best, worst = min(known, key=lambda o: o.mape), max(known, key=lambda o: o.mape)
     assumed = len(evidence.operators) - len(known)
-    rest = f"; {assumed} of {len(evidence.operators)} kinds were not measured" if assumed else ""
+    rest = (
+        f"; {assumed} of {len(evidence.operators)} kinds {'was' if assumed == 1 else 'were'} not measured"
+        if assumed
+        else ""
+    )
     if best is worst:
         return f"On what the fit did not see, {best.name} is off by {best.mape:.1%} on average{rest}"
     return (
@@ -113,7 +117,7 @@ def spread_figure(records: Sequence[ErrorRecord], subject: str) -> go.Figure:
     low = min(min(r.ratios[0], 1 / (r.interval_factor or 1.0)) for r in records)
     high = max(max(r.ratios[4], r.interval_factor or 1.0) for r in records)
     axis = ratio_ticks(low, high)
-    _name_rows(figure, _row_names(records), 10 ** axis["range"][0])
+    name_rows(figure, _row_names(records), 10 ** axis["range"][0])
     figure.update_layout(
         xaxis={**axis, "type": "log", "title": "predicted/measured − 1"}, shapes=[_line_at_one("x")]
     )  # fmt: skip
@@ -203,7 +207,7 @@ def held_coverage_figure(records: Sequence[ErrorRecord], subject: str) -> go.Fig
         )  # fmt: skip
     shares = [100 * share for r in claiming for share in r.coverage.values()]
     least = min([*shares, 100 * float(levels[0])]) - 4
-    _name_rows(figure, _row_names(claiming), least)
+    name_rows(figure, _row_names(claiming), least)
     claimed = [100 * float(level) for level in levels]
     figure.update_layout(
         xaxis={"title": "share of points inside, %", "tickvals": claimed, "range": [least, 101], "tickangle": 0,
@@ -298,15 +302,6 @@ def _count(value: float, label: str) -> str:
         size, sign = next((s, t) for s, t in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if value >= s)
         return f"{value / size:g} {sign}"
     return f"{value:,g}" if value < 1 else f"{value:,.0f}"
-
-
-def _name_rows(figure: go.Figure, names: Sequence[str], left: float) -> None:
-    """The name of each row above its marks, at the `left` end of the plot: beside it, a narrow screen has no room for names."""
-    figure.add_scatter(
-        x=[left] * len(names), y=[i - 0.46 for i in range(len(names))], mode="text", text=names, hoverinfo="skip",
-        textposition="middle right", showlegend=False, textfont={"size": 12}, cliponaxis=False,
-    )  # fmt: skip
-    figure.update_yaxes(range=[len(names) - 0.6, -0.75], showticklabels=False, showgrid=False, zeroline=False)
 
 
 def _row_names(records: Sequence[ErrorRecord]) -> list[str]:

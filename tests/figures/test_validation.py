@@ -245,7 +245,8 @@ def test_quantities_are_ratios_in_order_with_their_intervals():
         Quantity("zero", "", 0.0, 1.0, "not fitted on"),
     ]
     figure = quantity_figure(quantities, "subject")
-    near, middling, far = figure.data
+    near, middling, far, names = figure.data
+    assert list(names.text) == ["near", "middling", "far"]
     assert (near.x[0], middling.x[0], far.x[0]) == pytest.approx((1.03, 0.92, 1.5))
     assert (near.y[0], middling.y[0], far.y[0]) == (0, 1, 2)
     assert near.x[0] + near.error_x.array[0] == pytest.approx(1.1)
