@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from simulator import units
 from simulator.output.tables import Section
@@ -65,6 +65,14 @@ class Plot(NamedTuple):
     """Over the page's whole width; else two stand side by side on a wide screen."""
 
 
+class Grid(NamedTuple):
+    """Columns of many rows, listed only where somebody wants to see them."""
+
+    title: str
+    columns: Callable[[], Mapping[str, Any]]
+    """Name → values [rows]."""
+
+
 class Download(NamedTuple):
     """A file that is made only when somebody asks for it."""
 
@@ -86,6 +94,8 @@ class Answer:
     plots: list[Plot]
     sections: list[Section] = field(default_factory=list)
     """Tables, folded away."""
+    grids: list[Grid] = field(default_factory=list)
+    """Long ones, which can be scrolled and sorted."""
     downloads: list[Download] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Sentences that put a figure in question, shown as warnings."""

@@ -93,6 +93,16 @@ class Controls:
         self._place(field)
         return kind(chosen)
 
+    def maybe(
+        self, field: str, label: str, low: float, high: float, step: float, *, otherwise: str, help: str | None = None
+    ) -> float | None:  # fmt: skip
+        """A number typed in, or None where the field is left empty, which stands for what `otherwise` says."""
+        chosen = st.number_input(
+            label, low, high, None, step, key=field, placeholder=otherwise, help=help, bind="query-params"
+        )
+        self._place(field)
+        return chosen
+
     def text(self, field: str, label: str, *, placeholder: str = "", help: str | None = None) -> str:
         """A line of text."""
         written = st.text_input(
@@ -131,7 +141,7 @@ class Controls:
     # --- complaints ---------------------------------------------------------------------------------------------------
     def complain(self, field: str, sentence: str) -> bool:
         """Puts `sentence` below the control of `field`; False where there is none."""
-        name = next((f for f in (field, field.split(".")[-1]) if f in self._places), None)
+        name = next((f for f in (field, field.rsplit(".", maxsplit=1)[-1]) if f in self._places), None)
         if name is None:
             return False
         self._places[name].error(escaped(sentence))

@@ -11,9 +11,10 @@ from PIL import Image
 
 from simulator.explorer import cart, page, presets
 from simulator.explorer.page import Question
+from simulator.explorer.users import ManyUsers
 from simulator.explorer.why_slow import WhySlow
 
-QUESTIONS: tuple[Question[Any], ...] = (WhySlow(),)
+QUESTIONS: tuple[Question[Any], ...] = (WhySlow(), ManyUsers())
 """In the order of the article."""
 
 

@@ -20,6 +20,8 @@ from simulator.output.tables import Section
 PATIENCE_S = 1.0
 """How long a page waits for a long answer before it shows how far that is."""
 POLL_S = 0.4
+MOST_GRID_ROWS = 20_000
+"""Rows of a long table that are sent to a browser."""
 
 
 class Question(ABC, Generic[S]):
@@ -173,6 +175,7 @@ def show(answer: Answer) -> None:
     numbers(answer)
     plots(answer.plots, answer)
     tables(answer.sections)
+    grids(answer)
     files(answer)
     conditions(answer)
 
@@ -223,6 +226,18 @@ def tables(sections: list[Section]) -> None:
             st.table([dict(zip(headers, map(escaped, row), strict=True)) for row in section.table.rows])
             if section.note:
                 st.caption(escaped(section.note))
+
+
+def grids(answer: Answer) -> None:
+    """Long tables, sent to the browser only where they are asked for."""
+    for grid in answer.grids:
+        if not st.toggle(escaped(grid.title), key=f"grid-{grid.title}"):
+            continue
+        columns = grid.columns()
+        rows = len(next(iter(columns.values()), ()))
+        st.dataframe({name: values[:MOST_GRID_ROWS] for name, values in columns.items()}, hide_index=True)
+        if rows > MOST_GRID_ROWS:
+            st.caption(f"The first {MOST_GRID_ROWS:,} of {rows:,} rows; the files hold all.")
 
 
 def files(answer: Answer) -> None:

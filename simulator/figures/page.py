@@ -118,9 +118,12 @@ def simulation_verdict(result: SimulationResult) -> str:
 def plain_sentence(result: SimulationResult) -> str:
     """What users see where nothing speculates."""
     found = result.main.summary
+    if not found.measured:
+        return "No request outside of the warm-up has finished."
+    after = f" and {units.show(found.tpot_s.p50, 's')} for each token after it" if found.tpot_s.n else ""
     return (
-        f"{found.measured:,} requests: half of them wait at most {units.show(found.ttft_s.p50, 's')} for the first token and "
-        f"{units.show(found.tpot_s.p50, 's')} for each token after it; {found.output_tokens_per_s:,.0f} output tokens/s in all."
+        f"{found.measured:,} requests: half of them wait at most {units.show(found.ttft_s.p50, 's')} for the first token{after}; "
+        f"{found.output_tokens_per_s:,.0f} output tokens/s in all."
     )
 
 

@@ -147,6 +147,8 @@ def arrivals_figure(result: SimulationResult, latency: Latency = LATENCIES[0]) -
     }  # fmt: skip
     who = " with speculation" if len(result.runs) > 1 else ""
     finding = f"{latency.worst}{who}: {units.show(worst, 's')}, for a request that came at {when:,.0f} s"
+    if worst == 0.0:
+        finding = "No request has finished"
     total = sum(len(run.requests) for run in result.runs)
     tag = result_tag(result) + (f"; {drawn:,} of {total:,} requests drawn" if drawn < total else "")
     return style.drawn(traces, layout, finding=finding, tag=tag, height=380)
@@ -343,6 +345,8 @@ def tokens_per_round_figure(result: SimulationResult) -> go.Figure | None:
 
 
 def _median_sentence(result: SimulationResult, values: list[FloatArray], latency: Latency) -> str:
+    if not len(values[0]):
+        return f"No request has a {latency.axis}" if latency.field == "tpot_s" else "No request has finished"
     medians = [units.show(float(np.median(v)), "s") if len(v) else "no value" for v in values[: len(result.runs)]]
     if len(result.runs) == 1:
         return f"Half of the requests need at most {medians[0]} {latency.name}"
