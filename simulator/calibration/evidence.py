@@ -142,6 +142,11 @@ def published_on(gpu_name: str) -> Validation | None:
     )  # fmt: skip
 
 
+def published() -> Validation:
+    """All bundled published speeds, predicted."""
+    return _published(_published_file())[0]
+
+
 def validate_bundled(found: Evidence, progress: Progress | None = None) -> list[Validation]:
     """Measurements of the device held against fits that did not see them: its bundled file (3 s), else the public timings
     on this machine (10 to 30 s); empty where there are neither."""
