@@ -14,9 +14,8 @@ import numpy as np
 
 from simulator.cost.forward import Batch
 from simulator.deployment import Deployment
-from simulator.engine import EngineSettings
 from simulator.operators import FloatArray
-from simulator.planning.steady_state import Curve, Load, open_loop
+from simulator.planning.steady_state import QUEUED, Curve, Load, open_loop
 from simulator.slo import Slo
 
 Limit = Literal["ttft", "tpot", "both", "kv", "sequences", "tokens", "saturation"]
@@ -25,7 +24,7 @@ room, the engine's number of sequences, its token budget, or GPUs that serve no 
 LEAST_BUSY = 1e-3
 MOST_BUSY = 0.98
 _GROWTH = 1.1
-"""A batch twice as large that serves less than this many times as much stands for a saturated GPU."""
+"""A batch, or a step, twice as large that serves less than this many times as much stands for a saturated GPU."""
 _GRIDS = (24, 24, 16)
 """Rates tried at once, each grid between two neighbours of the one before: the last two lie 0.08 % apart."""
 
@@ -73,7 +72,7 @@ class Capacity:
         curve, level = self.curve, self.level
         beyond = np.array([(self.rate_per_s or LEAST_BUSY * curve.requests_per_s[-1]) * 1.002])
         if beyond[0] >= MOST_BUSY * curve.requests_per_s[-1]:
-            return _full(curve, self.deployment.engine.settings)
+            return _full(self.deployment, curve)
         late, slow = (
             getattr(level.slo, name) is not None and not level.only(name).met(open_loop(curve, beyond, level.only(name).slo))[0]
             for name in ("ttft_s", "tpot_s")
@@ -81,7 +80,7 @@ class Capacity:
         if slow and not late:
             return "tpot"
         if late and _reads_in_time(curve, level):  # whoever misses it has waited for a place in the batch
-            return _full(curve, self.deployment.engine.settings)
+            return _full(self.deployment, curve)
         return "ttft" if late and not slow else "both"
 
 
@@ -152,10 +151,14 @@ def _reads_in_time(curve: Curve, level: Level) -> bool:
     return limit is None or bool(needed[0] <= limit)
 
 
-def _full(curve: Curve, settings: EngineSettings) -> Limit:
+def _full(deployment: Deployment, curve: Curve) -> Limit:
     """What bounds the largest batch, where a larger one would serve more."""
+    settings, served = deployment.engine.settings, curve.requests_per_s
+    if float(curve.line_s[-1]) > QUEUED * float(curve.stay_s[-1]):  # prompts come faster than the budget reads them
+        budget = float(settings.max_batched_tokens)
+        half_s, whole_s = deployment.target.linear(np.array([0.5 * budget, budget])).tolist()
+        return "saturation" if whole_s > 2.0 / _GROWTH * half_s else "tokens"
     half = (curve.most + 1) // 2
-    served = curve.requests_per_s
     if curve.most > 1 and float(served[-1] / served[half - 1]) < _GROWTH:
         return "saturation"
     if int(curve.room) <= curve.most:
