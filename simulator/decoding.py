@@ -136,27 +136,37 @@ class DecodeResult:
             f"{'wait' if self.sm_arithmetic_share < 0.5 else 'work'}."
         )
 
+    def weights_kept(self, desk_bytes: float) -> float:
+        """Share of the weights that would never leave a desk of `desk_bytes`: what of it is beyond today's desk, which tiles on
+        their way go on needing."""
+        # What a pass may read: all experts, though one pass wakes only some, but not the embedding, of which it reads rows.
+        target = self.deployment.target
+        matrices = weights_on_gpu(target)
+        if head_weight_bytes(target.decoder, target.formats, target.tp):  # else the embedding is the LM head
+            matrices -= embedding_weight_bytes(target.decoder, target.formats, target.tp)
+        return min(1.0, max(0.0, desk_bytes - self.deployment.gpu.desk_bytes) / matrices)
+
+    @property
+    def needed_desk_bytes(self) -> float:
+        """What must be under way to reach the bandwidth that large matrices do: bandwidth times latency (Little's law)."""
+        gpu = self.deployment.gpu
+        return self.deployment.target.efficiency.matmul.bandwidth * gpu.hbm_bytes_per_s * gpu.hbm_latency_s
+
     def timeline(self, overlap: Overlap = "stream", desk_bytes: float | None = None) -> Timeline:
         """The pass on the layer clock. A larger `desk_bytes` than the GPU's keeps what it can hold of the weights for
-        good (what if the desk were 10 GB?); one too small to cover HBM's latency slows the loads, by Little's law.
+        good (what if the desk were 10 GB?); where it is what covers HBM's latency, its size is the pace of the loads (Little's law).
 
         Raises InputError where the pass would be cut into more than `MOST_TILES` tiles.
         """
         gpu = self.deployment.gpu
-        physical = gpu.desk_bytes
-        desk = physical if desk_bytes is None else desk_bytes
+        desk = gpu.desk_bytes if desk_bytes is None else desk_bytes
         least = 2 * self.pass_cost.total("bytes_") / MOST_TILES
         if desk < least:
             rule = f"be at least {units.show(least, 'bytes')} for a pass that moves so much"
             raise InputError("desk", units.show(desk, "bytes"), rule)
         share = self.deployment.target.efficiency.matmul.bandwidth
         slower = effective_bytes_per_s(gpu, share) / effective_bytes_per_s(gpu, share, desk)
-        # What a pass may read: all experts, though one pass wakes only some, but not the embedding, of which it reads rows.
-        target = self.deployment.target
-        matrices = weights_on_gpu(target)
-        if head_weight_bytes(target.decoder, target.formats, target.tp):  # else the embedding is the LM head
-            matrices -= embedding_weight_bytes(target.decoder, target.formats, target.tp)
-        stages = self.pass_cost.stages(min(1.0, max(0.0, desk - physical) / matrices), max(1.0, slower))
+        stages = self.pass_cost.stages(self.weights_kept(desk), slower)
         return Timeline(tuple(stages), tuple(stream(stages, desk, overlap)), overlap, desk)
 
 
@@ -282,3 +292,34 @@ def decode(deployment: Deployment, *, batch: int = 1, context_tokens: int = 1024
     engine, layers = deployment.engine, deployment.target.decoder.layers
     host_s = engine.host_s(batch, gpu_s=cost.seconds) + engine.launch_gap_s(batch, new_tokens, layers, cost.seconds)
     return DecodeResult(deployment, batch, context_tokens, new_tokens, cost, host_s, budget)
+
+
+def what_if_sentence(today: DecodeResult, then: DecodeResult, timeline: Timeline) -> str:
+    """What another HBM and another desk would change: the pass of `today` on a GPU that exists against `timeline`, a schedule
+    of `then`, the same step on a what-if of that GPU (`hardware.what_if`) or on itself. Empty where nothing differs.
+    """
+    gpu, made_up, desk = today.deployment.gpu, then.deployment.gpu, timeline.desk_bytes
+    wishes = []
+    if made_up.what_if is not None:
+        wishes.append(f"{made_up.what_if} ({units.show(made_up.hbm_bytes_per_s, 'bytes_per_s')})")
+    if desk != gpu.desk_bytes:
+        each = " on each GPU" if today.deployment.target.gpus > 1 else ""
+        wishes.append(f"a desk of {units.show(desk, 'bytes')}{each} (today {units.show(gpu.desk_bytes, 'bytes')})")
+    if not wishes:
+        return ""
+    before_s = today.timeline(timeline.overlap).seconds
+    after_s = timeline.seconds
+    said = f"With {' and '.join(wishes)} the pass would "
+    if abs(after_s / before_s - 1.0) < 0.005:
+        said += f"take as long as it does, {units.show(before_s, 's')}"
+    else:
+        said += f"take {units.show(after_s, 's')} instead of {units.show(before_s, 's')}"
+    kept = then.weights_kept(desk)
+    needed = then.needed_desk_bytes
+    if kept >= 1.0:
+        said += ": all weights would stay on the desk"
+    elif kept > 0.0:
+        said += f": {kept:.0%} of the weights would never leave the desk" if kept >= 0.01 else ""
+    elif desk < needed:
+        said += f": keeping this HBM busy takes {units.show(needed, 'bytes')} under way (Little's law), more than the desk holds"
+    return said + "."

@@ -126,6 +126,19 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class WhatIf:
+    """How a GPU that nobody sells differs from one that exists."""
+
+    of: Gpu
+    """The one that exists."""
+    hbm_bandwidth_factor: float
+    """Its HBM bandwidth is so many times that one's."""
+
+    def __str__(self) -> str:
+        return f"{self.hbm_bandwidth_factor:g} × the HBM bandwidth"
+
+
+@dataclass(frozen=True)
 class Gpu:
     """One GPU in SI units."""
 
@@ -152,6 +165,8 @@ class Gpu:
     provenance: Mapping[str, Provenance]
     profile: Path | None = None
     """A measured device's own file, which also holds its ``calibration`` and its ``engine`` (`memwall calibrate`)."""
+    what_if: WhatIf | None = None
+    """Set where this is no GPU that exists (`what_if`); nothing then calls its times calibrated."""
 
     @property
     def desk_bytes(self) -> float:
@@ -246,6 +261,32 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
         provenance=provenance,
         profile=path if "calibration" in data else None,
     )
+
+
+MOST_BANDWIDTH_FACTOR = 1000.0
+
+
+def what_if(gpu: Gpu, *, hbm_bandwidth_factor: float) -> Gpu:
+    """`gpu` with `hbm_bandwidth_factor` times its HBM bandwidth and the same latency, desk and arithmetic; `gpu` itself for 1.
+
+    It keeps the efficiencies of `gpu`, untagged from "calibrated", as nobody measured it. The desk must still hold what is under
+    way (Little's law), so that beyond desk/latency more bandwidth is of no use. What L2 holds is read faster by the same factor.
+
+    Raises InputError for a factor that is not from 1/`MOST_BANDWIDTH_FACTOR` to `MOST_BANDWIDTH_FACTOR`.
+    """
+    most = MOST_BANDWIDTH_FACTOR
+    if not 1 / most <= hbm_bandwidth_factor <= most:
+        raise InputError("hbm_bandwidth_factor", hbm_bandwidth_factor, f"be from {1 / most:g} to {most:g}")
+    if gpu.what_if is not None:
+        return what_if(gpu.what_if.of, hbm_bandwidth_factor=hbm_bandwidth_factor * gpu.what_if.hbm_bandwidth_factor)
+    if hbm_bandwidth_factor == 1.0:
+        return gpu
+    wish, rate = WhatIf(gpu, hbm_bandwidth_factor), gpu.hbm_bytes_per_s * hbm_bandwidth_factor
+    source = Source(title=f"what if {gpu.title} had {wish}?", date="undated", kind="estimate")
+    return replace(
+        gpu, name=f"{gpu.name} with {wish}", title=f"{gpu.title} with {wish}", hbm_bytes_per_s=rate, what_if=wish,
+        provenance={**gpu.provenance, "hbm_bandwidth": Provenance(units.show(rate, "bytes_per_s"), source, "made up")},
+    )  # fmt: skip
 
 
 def load_link(name: str, *, base: Path | None = None) -> Link:

@@ -244,7 +244,8 @@ def calibration_of(gpu: Gpu) -> CalibrationFile:
     if gpu.profile is not None:
         return _read(gpu.profile)
     files = [_read(catalog.locate("calibration", name)) for name in catalog.names("calibration")]
-    chosen = next((f for f in files if gpu.name in f.gpus), None)
+    name = gpu.what_if.of.name if gpu.what_if is not None else gpu.name
+    chosen = next((f for f in files if name in f.gpus), None)
     chosen = chosen or next((f for f in files if f.family == gpu.family), None)
     return chosen or next(f for f in files if f.family == "generic")
 

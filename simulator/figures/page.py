@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import yaml
 
 from simulator import units
+from simulator.calibration.measured_points import measured_points
 from simulator.decoding import DecodeResult, Timeline
 from simulator.deployment import Deployment
 from simulator.experts import SPLIT_EVENLY
 from simulator.figures import breakdown, gamma_map, roofline, serving, speedup, style
 from simulator.figures import timeline as timelines
 from simulator.figures.html_page import HtmlPart, html_page
+from simulator.hardware import Gpu
 from simulator.output import rows
 from simulator.output.cluster_conditions import gpus_of_all, kind_names
 from simulator.output.cluster_report import cluster_sections
@@ -32,6 +34,7 @@ from simulator.output.simulation_report import (
     warnings,
 )
 from simulator.output.tables import Section
+from simulator.pass_work import pass_works
 from simulator.planning.crossover import SpeculateResult
 from simulator.scenario import Scenario
 from simulator.serving.intervals import Intervals
@@ -52,7 +55,7 @@ def decode_page(result: DecodeResult, timeline: Timeline | None = None) -> str:
             timelines.gantt_figure(schedule, tag),
             timelines.gantt_figure(schedule, tag, 1, min(timelines.TILE_LAYERS, schedule.layers)),
             breakdown.operator_figure(result),
-            roofline.roofline_figure(result),
+            roofline.roofline_figure(result, pass_works(result), measured_points(result.deployment.gpu)),
             breakdown.memory_figure(result.budget, tag),
         ],
     )
@@ -167,12 +170,20 @@ def deploy_call(deployment: Deployment) -> str:
     several |= spread if experts != SPLIT_EVENLY else {}
     several |= {"network": target.network.name} if several else {}
     more = "".join(f"{name}={value!r}, " for name, value in several.items())
+    made_up = "from simulator.hardware import load_gpu, what_if\n" if target.gpu.what_if is not None else ""
     return (
-        f"from simulator import {names}\n\n"
+        f"from simulator import {names}\n{made_up}\n"
         f"engine = EngineChoice(name={deployment.engine.name!r}, {settings})\n"
-        f"deployment = deploy({target.decoder.name!r}, {target.gpu.name!r}, tp={target.tp}, {more}engine=engine, "
+        f"deployment = deploy({target.decoder.name!r}, {_gpu_call(target.gpu)}, tp={target.tp}, {more}engine=engine, "
         f"link={target.link.name!r}, quantization=Quantization({quantization}){draft})"
     )
+
+
+def _gpu_call(gpu: Gpu) -> str:
+    wish = gpu.what_if
+    if wish is None:
+        return repr(gpu.name)
+    return f"what_if(load_gpu({wish.of.name!r}), hbm_bandwidth_factor={wish.hbm_bandwidth_factor!r})"
 
 
 def _sections(report: Sequence[Block]) -> list[Section]:

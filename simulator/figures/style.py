@@ -106,7 +106,8 @@ def text(value: object) -> str:
 
 def tag_of(deployment: Deployment) -> str:
     """What the times rest on, e.g. "calibrated (h100-sxm)"."""
-    return deployment.target.efficiency.label
+    wish, label = deployment.gpu.what_if, deployment.target.efficiency.label
+    return label if wish is None else f"what if: {wish}; {label}"
 
 
 def finish(figure: go.Figure, *, finding: str, tag: str, height: int = 420, least_width: int = 0) -> go.Figure:
