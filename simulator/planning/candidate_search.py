@@ -76,6 +76,7 @@ def find_plans(
     prices = {name: own.get(name, gpu.price_usd_per_s) for name, gpu in devices.items()}
     drafters = [(load_drafter(option.drafter, base=base), option) for option in drafts]
     ways = [(drafter, _draftings(drafter, option, decoder, work)) for drafter, option in drafters]
+    quantizations = {name: _quantization(name) for name in formats}
     choice = EngineChoice(name=engine) if isinstance(engine, str) else engine
     search = _Search(Asked(rate_per_s, work, level), prices, benches)
     title = choice.name
@@ -83,9 +84,9 @@ def find_plans(
         loaded, efficiency = choice.load(base, gpu), load_efficiency(gpu)
         title = loaded.title
         for tp in sorted(set(tps)):
-            for name in dict.fromkeys(formats):
+            for name, quantization in quantizations.items():
                 try:
-                    plain = benches.plain(decoder, gpu, tp, _quantization(name), loaded, efficiency)
+                    plain = benches.plain(decoder, gpu, tp, quantization, loaded, efficiency)
                 except InputError as error:
                     why: Why = "format" if error.field.startswith("quantization") else "tp"
                     search.rejected.append(Rejected(gpu, tp, name, why, str(error)))

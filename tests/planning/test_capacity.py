@@ -200,9 +200,9 @@ def test_sampled_tables_carry_within_a_percent_of_exact_ones(
 
 
 def test_tables_hold_the_largest_pass() -> None:
-    # Whoever asks beyond the end of a table is answered with its end: a larger one must change nothing.
+    # Whoever asks beyond a table is answered with its end: short of the token budget a larger one changes nothing.
     for of, drafting in CASES:
-        for work in (WORK, Work.of_lengths(2000, 100), Work.of_lengths(8, 8)):
+        for work in (WORK, Work.of_lengths(1000, 300), Work.of_lengths(8, 8)):
             most = most_tokens(of.deployment, drafting, work)
             small, large = (curve(DeploymentTables(of.deployment, n), drafting, work) for n in (most, 3 * most))
             assert np.array_equal(small.stay_s, large.stay_s)
