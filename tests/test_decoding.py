@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator import units
 from simulator.cost.forward import Batch
 from simulator.cost.streaming import stream
-from simulator.decoding import DecodeResult, decode
+from simulator.decoding import DecodeResult, decode, what_if_sentence
 from simulator.deployment import deploy
 from simulator.errors import DoesNotFit, InputError
+from simulator.hardware import load_gpu, what_if
 
 MODELS = {name: deploy(name, "h100") for name in ("llama-3.2-1b", "llama-3.1-8b", "deepseek-v2-lite", "gpt-oss-20b")}
 LLAMA = MODELS["llama-3.1-8b"]
@@ -108,6 +110,24 @@ def test_a_larger_desk_is_never_slower(step):
     assert seconds == sorted(seconds, reverse=True)
 
 
+@settings(max_examples=30)
+@given(steps, st.sampled_from(["stream", "wipe", "prefetch"]), st.floats(6.5, 11.5), st.floats(1.0, 100.0))
+def test_no_larger_desk_is_slower(step, overlap, magnitude, times):
+    small = 10**magnitude
+    seconds = [step.timeline(overlap, desk).seconds for desk in (small, small * times)]
+    assert seconds[1] <= seconds[0] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("detail", ["tile", "operator", "layer"])
+@pytest.mark.parametrize("parts", [(1, 31), (0, 1, 16), (5,)])
+def test_spans_of_some_layers_are_some_of_the_spans(step, detail, parts):
+    timeline = step.timeline()
+    assert timeline.layers == 32
+    cuts = [0, *(p + 1 for p in parts), 32] if parts[-1] != 31 else [0, *(p + 1 for p in parts)]
+    pieces = [timeline.spans(detail, range(a, b)) for a, b in itertools.pairwise(cuts)]
+    assert [span for piece in pieces for span in piece] == timeline.spans(detail)
+
+
 @pytest.mark.parametrize("detail", ["tile", "operator", "layer"])
 @pytest.mark.parametrize("overlap", ["stream", "wipe", "prefetch"])
 def test_spans_cover_the_pass_and_account_for_every_tile(step, detail, overlap):
@@ -129,6 +149,86 @@ def test_spans_cover_the_pass_and_account_for_every_tile(step, detail, overlap):
 def test_the_timeline_is_the_pipeline_s(step):
     timeline = step.timeline("prefetch", desk_bytes=1e6)
     assert timeline.tiles == tuple(stream(timeline.stages, 1e6, "prefetch"))
+
+
+# What if
+
+
+def deployed(factor: float, name: str = "llama-3.1-8b", **changes):
+    return deploy(name, what_if(dataclasses.replace(load_gpu("h100"), **changes), hbm_bandwidth_factor=factor))
+
+
+MEMORY = ("weights", "kv_cache", "activations")
+
+
+@pytest.mark.parametrize(("batch", "name"), [(1, "llama-3.1-8b"), (64, "llama-3.1-8b"), (8, "gpt-oss-20b")])
+def test_endless_bandwidth_leaves_arithmetic_launches_and_the_host(batch, name):
+    today = decode(deployed(1.0, name), batch=batch, context_tokens=500)
+    endless = decode(deployed(1000.0, name, hbm_latency_s=1e-12), batch=batch, context_tokens=500)
+    assert sum(today.by_cause[cause] for cause in MEMORY) > 0.4 * today.step_s
+    assert sum(endless.by_cause[cause] for cause in MEMORY) < 0.02 * endless.step_s
+    assert endless.host_s == today.host_s
+    # What is left are the kernels' own times, with operands at hand.
+    left_s = sum(o.repeat * (o.overhead_s + o.compute_s) for o in endless.pass_cost.operators if not o.message_bytes)
+    assert endless.pass_cost.seconds == pytest.approx(left_s, rel=0.02)
+    assert endless.step_s < 0.6 * today.step_s
+
+
+@settings(max_examples=20)
+@given(st.floats(0.01, 100.0), st.floats(1.0, 10.0), st.integers(1, 64))
+def test_bandwidth_never_hurts_and_never_helps_beyond_its_factor(factor, more, batch):
+    slow, fast = (
+        decode(deployed(f), batch=batch, context_tokens=500).pass_cost.seconds for f in (factor, factor * more)
+    )
+    assert fast <= slow * (1 + 1e-9)
+    assert slow <= more * fast * (1 + 1e-9)
+
+
+def test_more_bandwidth_than_the_desk_covers_is_of_no_use():
+    gpu = load_gpu("h100")
+    enough = gpu.desk_bytes / gpu.hbm_latency_s / gpu.hbm_bytes_per_s  # Little's law
+    fifth, twice, most = (decode(deployed(f)).pass_cost.seconds for f in (0.2 * enough, 2 * enough, 1000.0))
+    assert fifth > twice * 1.1
+    assert twice == pytest.approx(most, rel=1e-3)
+
+
+def test_a_larger_desk_lets_loads_run_that_todays_cannot_cover():
+    step = decode(deployed(500.0))
+    assert step.needed_desk_bytes > step.deployment.gpu.desk_bytes
+    assert step.timeline(desk_bytes=step.needed_desk_bytes).seconds < step.timeline().seconds
+
+
+def test_the_desk_keeps_what_is_beyond_todays(step):
+    physical, weights = LLAMA.gpu.desk_bytes, step.pass_cost.total("weight_bytes")
+    assert [step.weights_kept(desk) for desk in (0.0, physical)] == [0.0, 0.0]
+    assert step.weights_kept(physical + weights / 4) == pytest.approx(0.25, rel=0.01)
+    assert step.weights_kept(1e12) == 1.0
+
+
+def test_what_if_says_both_times_and_why(step):
+    then_s = step.timeline(desk_bytes=1e10).seconds
+    said = what_if_sentence(step, step, step.timeline(desk_bytes=1e10))
+    assert said == (
+        f"With a desk of 10 GB (today 30.8 MB) the pass would take {units.show(then_s, 's')} instead of "
+        f"{units.show(step.pass_cost.seconds, 's')}: {(1e10 - 30.8e6) / 15.0e9:.0%} of the weights would never leave the desk."
+    )
+    faster = decode(deployed(2.0), batch=8, context_tokens=1000)
+    said = what_if_sentence(step, faster, faster.timeline())
+    assert said.startswith("With 2 × the HBM bandwidth (6.7 TB/s) the pass would take ")
+    assert f"{units.show(faster.pass_cost.seconds, 's')} instead of {units.show(step.pass_cost.seconds, 's')}." in said
+    both = what_if_sentence(step, faster, faster.timeline(desk_bytes=1e12))
+    assert "bandwidth (6.7 TB/s) and a desk of 1 TB (today 30.8 MB) the pass" in both
+    assert both.endswith("all weights would stay on the desk.")
+
+
+def test_what_if_says_why_a_small_desk_slows_the_pass(step):
+    said = what_if_sentence(step, step, step.timeline(desk_bytes=1e5))
+    assert f"takes {step.needed_desk_bytes / 1e3:.0f} kB under way (Little's law), more than the desk holds." in said
+    assert "take as long as it does" in what_if_sentence(step, step, step.timeline(desk_bytes=1e7))
+
+
+def test_what_if_says_nothing_where_nothing_differs(step):
+    assert what_if_sentence(step, step, step.timeline()) == ""
 
 
 # Refusals

@@ -14,7 +14,7 @@ from simulator import catalog
 from simulator.cost.efficiency import load_efficiency
 from simulator.deployment import EngineChoice
 from simulator.errors import InputError, UnknownName
-from simulator.hardware import Gpu, GpuFile, load_gpu, load_link
+from simulator.hardware import Gpu, GpuFile, load_gpu, load_link, what_if
 from simulator.records import read_record
 
 GPUS, LINKS = catalog.names("gpu"), catalog.names("link")
@@ -262,3 +262,46 @@ def test_a_wrong_link_names_the_wrong_figure(tmp_path: Path, field: str, value: 
     (tmp_path / "wire.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(InputError, match=f"{field}='{value}' must be {rule}"):
         load_link("wire.yaml", base=tmp_path)
+
+
+# --- GPUs that nobody sells --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["h100-sxm", "rtx-4090", "h200-sxm", "epyc-9004-1-thread"])
+def test_a_what_if_is_the_gpu_but_for_its_bandwidth(name: str) -> None:
+    gpu = load_gpu(name)
+    faster = what_if(gpu, hbm_bandwidth_factor=2.0)
+    assert faster.hbm_bytes_per_s == 2 * gpu.hbm_bytes_per_s
+    assert (faster.desk_bytes, faster.hbm_latency_s, faster.tdp_w) == (gpu.desk_bytes, gpu.hbm_latency_s, gpu.tdp_w)
+    assert faster.dense_flop_per_s == gpu.dense_flop_per_s
+    ours, theirs = load_efficiency(faster), load_efficiency(gpu)
+    assert (ours.name, ours.matmul, ours.decode_attention) == (theirs.name, theirs.matmul, theirs.decode_attention)
+
+
+@pytest.mark.parametrize("name", ["h100-sxm", "epyc-9004-1-thread"])
+def test_nothing_calls_a_what_if_calibrated_or_its_bandwidth_a_datasheet_s(name: str) -> None:
+    gpu = load_gpu(name)
+    faster = what_if(gpu, hbm_bandwidth_factor=1.5)
+    assert load_efficiency(gpu).tag == "calibrated"
+    assert load_efficiency(faster).tag == "analytic"
+    assert load_efficiency(faster).log_sd("matmul") >= load_efficiency(gpu).log_sd("matmul")
+    for text in (faster.name, faster.title):
+        assert "1.5 × the HBM bandwidth" in text
+    made_up = faster.provenance["hbm_bandwidth"]
+    assert made_up.source.kind == "estimate"
+    assert "what if" in made_up.source.title
+    assert faster.provenance["hbm_capacity"] == gpu.provenance["hbm_capacity"]
+
+
+def test_what_ifs_of_what_ifs_multiply_and_once_is_the_gpu_itself() -> None:
+    gpu = load_gpu("h100-sxm")
+    twice = what_if(what_if(gpu, hbm_bandwidth_factor=4.0), hbm_bandwidth_factor=0.5)
+    assert twice == what_if(gpu, hbm_bandwidth_factor=2.0)
+    assert what_if(gpu, hbm_bandwidth_factor=1.0) is gpu
+    assert what_if(twice, hbm_bandwidth_factor=0.5) is gpu
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1e-4, 1e4, float("nan"), float("inf")])
+def test_impossible_bandwidths(factor: float) -> None:
+    with pytest.raises(InputError, match=r"hbm_bandwidth_factor=.* must be from 0\.001 to 1000"):
+        what_if(load_gpu("h100-sxm"), hbm_bandwidth_factor=factor)

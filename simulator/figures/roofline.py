@@ -39,7 +39,7 @@ def roofline_figure(
     rates = [*(o.flop / o.total_s for o, _ in operators), *(p.flop_per_s for p in others), low * bandwidth]
     roof = {
         "type": "scatter", "mode": "lines", "x": [low, ridge, high], "y": [low * bandwidth / scale, peak / scale, peak / scale],
-        "line": {"color": style.REFERENCE, "width": 2}, "name": "datasheet roof", "hoverinfo": "skip",
+        "line": {"color": style.REFERENCE, "width": 2}, "name": "datasheet roof" if target.gpu.what_if is None else "made-up roof", "hoverinfo": "skip",
     }  # fmt: skip
     # Roofs are named along themselves; on log axes annotations take exponents.
     named = low * (ridge / low) ** 0.85  # the text ends at the roof, above every point
