@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
+from simulator import load_scenario, simulate
 from simulator.deployment import Deployment, EngineChoice, deploy
 from simulator.hardware import load_gpu
 from simulator.planning.bench import Bench, most_tokens
@@ -206,3 +207,22 @@ def test_tables_hold_the_largest_pass() -> None:
             most = most_tokens(of.deployment, drafting, work)
             small, large = (curve(DeploymentTables(of.deployment, n), drafting, work) for n in (most, 3 * most))
             assert np.array_equal(small.stay_s, large.stay_s)
+
+
+# --- simulation ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("level", "limit"),
+    [(Level(Slo(ttft_s=1.0, tpot_s=0.02)), "tpot"), (Level(Slo(ttft_s=0.5, tpot_s=0.05)), "sequences")],
+)
+def test_a_simulated_replica_carries_about_as_much(level: Level, limit: str) -> None:
+    found = PLAIN.capacity(PLAIN_DECODING, WORK, level)
+    assert found.limit == limit
+
+    def good_share(rate_per_s: float) -> float:
+        traffic = {"kind": "poisson", "rate_per_s": rate_per_s, "requests": 2000, "lengths": WORK.lengths}
+        slo = level.slo.model_dump(exclude_none=True)
+        scenario = {"model": "llama-3.1-8b", "gpu": "h100", "seed": 3, "traffic": traffic, "slo": slo}
+        return simulate(load_scenario(scenario)).main.summary.good_share
+
+    assert good_share(0.9 * found.rate_per_s) >= level.share
+    assert good_share(1.15 * found.rate_per_s) < level.share
