@@ -169,7 +169,8 @@ def open_loop(curve: Curve, rates_per_s: FloatArray, slo: Slo | None = None) -> 
     down = curve.requests_per_s
     top = float(down[-1])
     lam = np.asarray(rates_per_s, dtype=float)[:, None]
-    log_weight = np.concatenate([np.zeros((len(lam), 1)), np.cumsum(np.log(lam / down[None, :]), axis=1)], axis=1)
+    # Π λ / down over 1 … b
+    log_weight = np.log(lam) * np.arange(curve.most + 1.0) - np.concatenate([[0.0], np.cumsum(np.log(down))])
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     rho = lam[:, 0] / top
     steady = rho < 1.0
