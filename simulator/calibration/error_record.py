@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,17 @@ MOST_VALUES = 14
 BINS = 8
 MEASURED = "measured"
 """The course over the measured time itself; its slots carry times."""
+
+
+class Named(Protocol):
+    """What has a name for people."""
+
+    @property
+    def name(self) -> str:
+        """As in `Comparison`."""
+
+
+N = TypeVar("N", bound=Named)
 
 
 class Slot(Record):
@@ -115,6 +126,12 @@ def record_of(comparison: Comparison) -> ErrorRecord:
         coverage={f"{level:g}": _short(c.coverage(level) or 0.0) for level in LEVELS} if claims else {},
         by=_courses(c),
     )  # fmt: skip
+
+
+def whole(named: Sequence[N]) -> list[N]:
+    """Records or comparisons that are no part of another one: "matmul, up to 64 tokens" is one of "matmul"."""
+    names = {one.name for one in named}
+    return [one for one in named if not any(one.name.startswith((f"{n}, ", f"{n} from ")) for n in names)]
 
 
 def read_errors(gpu_name: str) -> ErrorFile | None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from simulator import catalog
 from simulator.calibration.comparison import Progress, Validation
+from simulator.calibration.server_results import SUPPORTED, read_server_results
 from simulator.calibration.sources import CALIBRATING, Kind, Options, kind_of, profile_from, validations_of
 from simulator.errors import InputError, MemwallError
 from simulator.scenario import Scenario
@@ -105,6 +106,8 @@ def validate_upload(
     """
 
     def work(path: Path, options: Options, clean: Clean) -> tuple[Validation, ...]:
+        if kind_of(path) == "server":
+            _check_result(path, name)  # before anybody is asked what served while it ran
         return tuple(_cleaned(v, clean) for v in validations_of(path, options))
 
     return _guarded(name, content, work, Options(gpu=gpu, scenario=scenario, salvage=salvage), progress)
@@ -252,6 +255,17 @@ def _inner(folder: Path, shown: str) -> Path:
         levels = sorted(inner for place in levels if place.is_dir() for inner in place.iterdir() if inner.is_dir())
     rule = "hold a folder of kernel tables, layer timings or an engine's run"
     raise InputError("file", shown, rule)
+
+
+def _check_result(path: Path, name: str) -> None:
+    """Raises InputError unless the file is a benchmark's result: what is neither JSON nor a table could have been anything."""
+    try:
+        read_server_results(path)
+    except InputError:
+        start = path.read_bytes()[:256].lstrip()
+        if path.suffix == ".json" or start[:1] in (b"{", b"["):
+            raise
+        raise InputError("file", _shown(name), f"{FITTED_FROM}, or a result of {SUPPORTED}") from None
 
 
 def _cleaned(validation: Validation, clean: Clean) -> Validation:

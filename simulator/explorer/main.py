@@ -11,10 +11,11 @@ from PIL import Image
 
 from simulator.explorer import cart, page, presets
 from simulator.explorer.page import Question
+from simulator.explorer.trust import CanITrustIt
 from simulator.explorer.users import ManyUsers
 from simulator.explorer.why_slow import WhySlow
 
-QUESTIONS: tuple[Question[Any], ...] = (WhySlow(), ManyUsers())
+QUESTIONS: tuple[Question[Any], ...] = (WhySlow(), ManyUsers(), CanITrustIt())
 """In the order of the article."""
 
 

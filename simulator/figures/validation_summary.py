@@ -135,12 +135,6 @@ def spread_figure(records: Sequence[ErrorRecord], subject: str) -> go.Figure:
     return style.legend_below(figure, offset=-70 / (_ROW_PX * len(records)))
 
 
-def whole_records(records: Sequence[ErrorRecord]) -> list[ErrorRecord]:
-    """Those that are no part of another: "matmul, up to 64 tokens" is one of "matmul"."""
-    names = [r.name for r in records]
-    return [r for r in records if not any(r.name.startswith((f"{n}, up to", f"{n} from")) for n in names)]
-
-
 def middles_figure(records: Sequence[ErrorRecord], subject: str) -> go.Figure:
     """Predicted over measured time, log-log, with the diagonal and ±10 %: medians of stretches of the measured time, with bars
     that hold nine in ten of a stretch's points."""
@@ -232,21 +226,18 @@ def held_coverage_figure(records: Sequence[ErrorRecord], subject: str) -> go.Fig
     return style.legend_below(figure, offset=-70 / (_ROW_PX * len(rows)))
 
 
-def course_figures(records: Sequence[ErrorRecord], subject: str) -> list[go.Figure]:
-    """predicted/measured over each numeric label (batch, tokens, context, …) that has a course."""
-    found = []
-    for label in LABELS:
-        having = [r for r in records if _numeric(r.by.get(label, ()))][:MOST_SERIES]
-        if having:
-            found.append(_course_figure(having, label, subject))
-    return found
+def course_labels(records: Sequence[ErrorRecord]) -> list[str]:
+    """Numeric labels (batch, tokens, context, …) over which errors have a course."""
+    return [label for label in LABELS if any(_numeric(r.by.get(label, ())) for r in records)]
 
 
 def _numeric(slots: Sequence[Slot]) -> bool:
     return len(slots) > 1 and all(s.at is not None and s.at > 0 for s in slots)
 
 
-def _course_figure(records: Sequence[ErrorRecord], label: str, subject: str) -> go.Figure:
+def course_figure(records: Sequence[ErrorRecord], label: str, subject: str) -> go.Figure:
+    """predicted/measured over one of `course_labels`."""
+    records = [r for r in records if _numeric(r.by.get(label, ()))][:MOST_SERIES]
     figure = go.Figure()
     names = [r.name for r in records]
     step = 1.0

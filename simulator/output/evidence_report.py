@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from simulator.calibration.comparison import LEVEL
 from simulator.calibration.error_record import LEVELS, ErrorRecord
@@ -53,7 +56,11 @@ def record_section(records: Sequence[ErrorRecord], title: str, note: str = "") -
 def provenance_sentence(rows: Sequence[Stated]) -> str:
     """How many figures rest on what."""
     counted = kinds(rows)
-    parts = [f"{counted[kind]} are {said}" for kind, said in KINDS.items() if counted.get(kind)]
+    parts = [
+        f"{counted[kind]} {'is' if counted[kind] == 1 else 'are'} {said}"
+        for kind, said in KINDS.items()
+        if counted.get(kind)
+    ]
     return f"Of {len(rows):,} figures, " + ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] + "."
 
 
@@ -63,11 +70,10 @@ def provenance_columns(rows: Sequence[Stated]) -> dict[str, list[str]]:
     return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
-def provenance_csv(rows: Sequence[Stated]) -> str:
-    """All figures as CSV, a header first."""
-    columns = provenance_columns(rows)
+def columns_csv(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> str:
+    """Columns of equal length as CSV, a header first; None is an empty cell."""
     made = io.StringIO(newline="")
     writer = csv.writer(made, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows(zip(*columns.values(), strict=True))
     return made.getvalue()

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from simulator.calibration.comparison import Comparison
-from simulator.calibration.error_record import MEASURED, record_of
+from simulator.calibration.error_record import MEASURED, record_of, whole
 from simulator.calibration.evidence import devices, evidence
 from simulator.figures.validation_summary import (
-    course_figures,
+    course_figure,
+    course_labels,
     held_coverage_figure,
     middles_figure,
     operators_figure,
     spread_figure,
-    whole_records,
 )
 
 
@@ -40,9 +40,9 @@ def test_a_devices_figures_say_what_they_rest_on(name):
     e = evidence(name)
     figures = [operators_figure(e)]
     if e.errors is not None:
-        records = whole_records(e.errors.records)
+        records = whole(e.errors.records)
         figures += [spread_figure(records, "s"), middles_figure(records, "s"), held_coverage_figure(records, "s")]
-        figures += course_figures(records, "s")
+        figures += [course_figure(records, label, "s") for label in course_labels(records)]
     for figure in figures:
         assert figure.layout.meta["finding"]
         assert figure.layout.meta["tag"]
@@ -89,7 +89,8 @@ def test_coverage_is_the_share_that_each_interval_holds():
 
 
 def test_courses_follow_each_label():
-    (figure,) = course_figures(RECORDS[:1], "subject")
+    assert course_labels(RECORDS[:1]) == ["tokens"]
+    figure = course_figure(RECORDS[:1], "tokens", "subject")
     (line,) = figure.data
     assert list(line.x) == [1, 8, 64, 512]
     assert list(line.y) == [s.ratios[2] for s in RECORDS[0].by["tokens"]]
@@ -97,12 +98,12 @@ def test_courses_follow_each_label():
 
 
 def test_parts_of_a_comparison_do_not_count_twice():
-    assert [r.name for r in whole_records(RECORDS)] == ["matmul", "decode attention"]
+    assert [r.name for r in whole(RECORDS)] == ["matmul", "decode attention"]
 
 
 def test_names_are_escaped():
     figures = [f([record("<b>x")], "<i>") for f in (spread_figure, middles_figure, held_coverage_figure)]
-    for figure in [*figures, *course_figures([record("<b>x")], "<i>")]:
+    for figure in [*figures, course_figure([record("<b>x")], "tokens", "<i>")]:
         assert "<b>x" not in figure.to_json().replace('"finding"', "").partition('"meta"')[0]
         for t in figure.data:
             assert "<b>" not in str(t.name) + str(t.text)
