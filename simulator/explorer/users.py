@@ -130,7 +130,7 @@ def _speculation_controls(draw: Controls, own: Scenario) -> dict[str, object]:
     )
     found["gamma"] = _whole(draw.maybe("gamma", "γ, tokens drafted per round", 1, 16, 1, otherwise=gamma))
     found["acceptance"] = draw.maybe(
-        "acceptance", "Conditional acceptance rate", 0.0, 1.0, 0.05, otherwise="as published or as the scenario has it"
+        "acceptance", "Conditional acceptance rate", 0.0, 1.0, 0.05, otherwise="as published"
     )
     own_policy = speculates.policy.kind if speculates and draft == AS_IS else "fixed"
     found["policy"] = draw.choice("policy", f"Policy (scenario: {own_policy})", [AS_IS, *POLICIES])
@@ -234,7 +234,7 @@ def _numbers(result: SimulationResult) -> list[Number]:
         time("TTFT, median", "ttft_s", "p50"), time("TTFT, p99", "ttft_s", "p99"), time("TPOT, mean", "tpot_s", "mean"),
         time("E2E, mean", "e2e_s", "mean"), number("Output tokens/s", found.output_tokens_per_s, "", "higher"),
         number("Goodput, requests/s", found.goodput_per_s, "", "higher"), number("Within objectives", found.good_share, "%", "higher"),
-        number("GPU busy", found.gpu_busy_share, "%", ""), number("KV cache filled, most", found.kv_occupancy_most, "%", ""),
+        number("KV cache filled, most", found.kv_occupancy_most, "%", ""),
         number("Per million tokens", found.usd_per_million_tokens, "usd", "lower", "at list price, output tokens"),
     ]  # fmt: skip
     for gain in gains(result):

@@ -18,7 +18,11 @@ _KINDS = {
     "slower": ("slower with speculation", style.VERMILLION, "diamond"),
     "open": ("cannot tell", style.GREY, "circle-open"),
 }
-_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0)
+_TICKS = (
+    (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0),
+    (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0),
+)
+"""Where speed-ups differ much, and where they do not."""
 
 
 def difference_figure(result: SimulationResult, found: tuple[Gain, ...] | None = None) -> go.Figure | None:
@@ -44,7 +48,7 @@ def difference_figure(result: SimulationResult, found: tuple[Gain, ...] | None =
         })  # fmt: skip
     ends = [end for _, _, r in rows for end in _ends(r)] + [1.0]
     low, high = min(ends) / 1.05, max(ends) * 1.05
-    ticks = [t for t in _TICKS if low <= t <= high]
+    ticks = [t for t in _TICKS[high / low < 4.0] if low <= t <= high]
     layout: dict[str, Any] = {
         "xaxis": {"type": "log", "title": {"text": "speed-up by speculation, ×"}, "range": [math.log10(low), math.log10(high)],
                   "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks], "tickangle": 0},

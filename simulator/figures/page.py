@@ -11,7 +11,7 @@ from simulator.calibration.measured_points import measured_points
 from simulator.decoding import DecodeResult, Timeline
 from simulator.deployment import Deployment
 from simulator.experts import SPLIT_EVENLY
-from simulator.figures import breakdown, gamma_map, roofline, serving, speedup, style
+from simulator.figures import breakdown, classes, gains, gamma_map, roofline, serving, speedup, style
 from simulator.figures import timeline as timelines
 from simulator.figures.html_page import HtmlPart, html_page
 from simulator.hardware import Gpu
@@ -78,7 +78,9 @@ def speculate_page(result: SpeculateResult, more: Sequence[Section] = (), notes:
 def simulation_page(result: SimulationResult, intervals: Intervals | None = None, notes: Sequence[str] = ()) -> str:
     """A simulated scenario, as HTML; `notes` of the command line."""
     scenario = result.scenario
-    figures = [serving.latency_figure(result, latency) for latency in serving.LATENCIES]
+    compared = gains.difference_figure(result)
+    figures = [] if compared is None else [compared]
+    figures += [serving.latency_figure(result, latency) for latency in serving.LATENCIES]
     figures += [serving.load_figure(result), serving.arrivals_figure(result)]
     ends = serving.ends_figure(result)
     if ends is not None:
@@ -89,6 +91,8 @@ def simulation_page(result: SimulationResult, intervals: Intervals | None = None
     tables = [simulation_section(result), *cluster_sections(result)]
     if len(result.main.summary.classes) > 1:
         tables += class_sections(result)
+        drawn = (classes.classes_figure(result, latency) for latency in serving.LATENCIES)
+        figures += [figure for figure in drawn if figure is not None]
     confidence = confidence_section(result)
     if confidence is not None:
         tables.append(confidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -119,8 +120,13 @@ class Tab:
                 else self.outside.append(r.url)
             ),
         )
-        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.on("console", self._said)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
+
+    def _said(self, message) -> None:
+        # Streamlit looks for its server below the page's own path before it looks at the root.
+        if message.type == "error" and not re.search(r"://[^/]+/[^/]+/_stcore/(health|host-config)$", message.location["url"]):
+            self.errors.append(message.text)
 
     def open(self, path: str) -> None:
         """Opens a page and waits until its figures are drawn."""

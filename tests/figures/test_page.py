@@ -36,7 +36,7 @@ def test_page_is_one_file_that_loads_nothing(pages, outline, name):
     assert "@import" not in pages[name].split("</style>")[0]
 
 
-@pytest.mark.parametrize(("name", "figures"), [("decode", 6), ("speculate", 2), ("simulate", 7), ("plain", 6)])
+@pytest.mark.parametrize(("name", "figures"), [("decode", 6), ("speculate", 2), ("simulate", 8), ("plain", 6)])
 def test_every_figure_is_there_with_finding_and_data(pages, outline, name, figures):
     found = outline(pages[name])
     assert len(found.plots) == figures
