@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from simulator.figures import style
 from simulator.output.candidates_report import LIMITS, drafts_text, replicas_text, slo_text, usd_per_h
+from simulator.output.rows import count
 from simulator.planning.candidates import Candidate, Plans, Rejected
 from simulator.planning.capacity import Limit
 from simulator.units import show
@@ -274,10 +275,10 @@ def _finding(plans: Plans, chosen: Candidate) -> str:
 def _tag(plans: Plans, all_: int, shown: int) -> str:
     tag = _basis(plans.candidates)
     if shown < all_:
-        tag += f"; {all_ - shown} plans of more than {DEAREST:g} times the cheapest's cost are not shown"
+        tag += f"; not shown: {count(all_ - shown, 'plan')} of more than {DEAREST:g} times the cheapest's cost"
     missing = len(plans.fewest_of)
     if missing and plans.cheapest is not None:
-        tag += f"; no price, hence not shown: {', '.join(plans.fewest_of)}"
+        tag += f"; no price, hence not here: {', '.join(plans.fewest_of)}"
     return tag
 
 
