@@ -45,7 +45,7 @@ def speedup_figure(result: SpeculateResult) -> go.Figure:
             "%{customdata[1]:.2f} ms per token, without %{customdata[2]:.2f} ms%{customdata[3]}<extra></extra>",
         })  # fmt: skip
         end = result.crossover(gamma)
-        if end and end <= 4 * batches[-1]:
+        if end and end <= min(4 * batches[-1], result.room(gamma)):
             crossings.append(_Crossing(gamma, end, style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)]))
     low, high = batches[0], max([batches[-1], *(c.batch for c in crossings)])
     layout = speedup_layout(low, high, top)
@@ -107,15 +107,23 @@ def _ticks(top: float) -> list[float]:
 
 
 def _finding(result: SpeculateResult) -> str:
-    """Until which batch the shortest and the longest draft pay."""
+    """Until which of the batches that fit the shortest and the longest draft pay."""
     chosen = list(dict.fromkeys((result.gammas[-1], result.gammas[0])))
-    ends = {gamma: result.crossover(gamma) for gamma in chosen}
-    words = {
-        g: "at every batch" if e is None else "at no batch" if e == 0 else f"up to batch {e:,}" for g, e in ends.items()
-    }
+    words = {gamma: _until(result, gamma) for gamma in chosen}
     if len(set(words.values())) == 1 and len(chosen) > 1:
         return f"γ = {result.gammas[0]} and γ = {result.gammas[-1]} pay {words[chosen[0]]}"
     return ", ".join(f"γ = {g} pays {w}" for g, w in words.items())
+
+
+def _until(result: SpeculateResult, gamma: int) -> str:
+    end = result.pays_up_to(gamma)
+    return (
+        "at no batch"
+        if end == 0
+        else "at every batch that fits"
+        if end == result.room(gamma)
+        else f"up to batch {end:,}"
+    )
 
 
 def _shade_where_nothing_fits(layout: dict[str, Any], result: SpeculateResult, top: float) -> None:

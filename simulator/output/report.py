@@ -7,11 +7,10 @@ from simulator.cost.efficiency import Efficiency
 from simulator.cost.forward import CAUSES as CAUSE_ORDER
 from simulator.decoding import DecodeResult, Timeline
 from simulator.experiments import Check, Outcome
-from simulator.memory import budget
 from simulator.output import rows
 from simulator.output.rows import CAUSES, Table
 from simulator.output.tables import Section, properties
-from simulator.planning.crossover import LARGEST_BATCH, Cell, SpeculateResult
+from simulator.planning.crossover import Cell, SpeculateResult
 
 Block = str | Section
 NONE = "–"
@@ -164,18 +163,18 @@ def speculate_report(result: SpeculateResult) -> list[Block]:
 
 
 def speculate_sentence(result: SpeculateResult) -> str:
-    """How much speculation brings at best and up to which batch it pays."""
-    gamma, batch = max(result.cells, key=lambda key: (result.cells[key].speedup, -key[0], -key[1]))
-    best, last = result.cells[gamma, batch].speedup, result.last_paying_batch
+    """How much speculation brings at best, and up to which of the batches that the KV cache holds it pays."""
+    fitting = [pair for pair, cell in result.cells.items() if cell.fits] or list(result.cells)
+    gamma, batch = max(fitting, key=lambda pair: (result.cells[pair].speedup, -pair[0], -pair[1]))
+    best = result.cells[gamma, batch].speedup
+    longest = max(result.gammas, key=lambda g: (result.pays_up_to(g), -g))
+    last, room = result.pays_up_to(longest), result.room(longest)
     if last == 0:
         return f"Speculation does not pay at any batch: {best:.2f} × plain decoding at best (γ = {gamma}, batch {batch:,})."
-    end = f"at every batch up to {LARGEST_BATCH:,}" if last is None else f"up to batch {last:,}"
-    deployment = result.deployment
-    memory = budget(deployment.target, deployment.engine, deployment.draft, gamma=max(result.gammas))
-    room = memory.kv_tokens // (result.context_tokens + max(result.gammas) + 1)
+    held = f"the KV cache holds {rows.count(room, 'sequence')} of this context"
+    end = f"at every batch that fits: {held}" if last == room else f"up to batch {last:,}; {held}"
     return (
-        f"Speculation is {best:.2f} × as fast as plain decoding at best (γ = {gamma}, batch {batch:,}) and pays {end}; "
-        f"the KV cache holds {room:,} sequences of this context."
+        f"Speculation is {best:.2f} × as fast as plain decoding at best (γ = {gamma}, batch {batch:,}) and pays {end}."
     )
 
 
@@ -218,8 +217,8 @@ def _best_table(result: SpeculateResult) -> Table:
 def _crossover_table(result: SpeculateResult) -> Table:
     body = []
     for gamma in result.gammas:
-        end, first = result.crossover(gamma), result.cells[gamma, result.batches[0]]
-        pays = f"> {LARGEST_BATCH:,}" if end is None else "never" if end == 0 else f"{end:,}"
+        end, first = result.pays_up_to(gamma), result.cells[gamma, result.batches[0]]
+        pays = "never" if end == 0 else f"{end:,}" + (" (all that fit)" if end == result.room(gamma) else "")
         body.append((str(gamma), pays, f"{first.round.tokens_per_sequence:.2f}", f"{first.verify_ratio:.3f}"))
     return Table(("γ", "pays up to batch", "tokens/round", f"verify ratio at batch {result.batches[0]}"), body)
 

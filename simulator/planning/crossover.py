@@ -140,6 +140,15 @@ class SpeculateResult:
                 low, high = (middle, high) if pays[middle] else (low, middle)
         return low
 
+    def room(self, gamma: int) -> int:
+        """Sequences of this context that the KV cache holds beside the drafter, with slots for `gamma` drafts of each."""
+        return self._rounds.room_of(gamma) // (self.context_tokens + gamma + 1)
+
+    def pays_up_to(self, gamma: int) -> int:
+        """`crossover` as far as the KV cache goes: the largest batch that fits and at which γ still pays (0: none)."""
+        end, room = self.crossover(gamma), self.room(gamma)
+        return room if end is None else min(end, room)
+
     @cached_property
     def last_paying_batch(self) -> int | None:
         """The largest batch at which any γ of the grid pays; None when one pays as far as the search goes."""
@@ -203,7 +212,7 @@ class _Rounds:
         plain_costs = dict(zip(batches, costs, strict=False))
         return {
             (gamma, batch): Cell(
-                cost, plain_costs[batch], batch * (self.context_tokens + gamma + 1) <= self._room_of(gamma)
+                cost, plain_costs[batch], batch * (self.context_tokens + gamma + 1) <= self.room_of(gamma)
             )
             for (gamma, batch), cost in zip(pairs, costs[len(batches) :], strict=True)
         }
@@ -216,7 +225,7 @@ class _Rounds:
             self._asked[gamma] = Ask(1, self.context_tokens, shape, *expected(self.acceptance, shape.depth))
         return self._asked[gamma]
 
-    def _room_of(self, gamma: int) -> int:
+    def room_of(self, gamma: int) -> int:
         """Tokens that the KV cache holds beside the drafter."""
         if gamma not in self._room:
             of = self.deployment

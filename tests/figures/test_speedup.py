@@ -29,7 +29,7 @@ def test_lines_are_the_speedups(grid):
 
 def test_crossovers_are_marked_on_the_line_of_break_even(grid):
     (marks,) = [t for t in speedup_figure(grid).data if t.mode == "markers"]
-    expected = [e for g in grid.gammas if (e := grid.crossover(g)) and e <= 4 * grid.batches[-1]]
+    expected = [e for g in grid.gammas if (e := grid.crossover(g)) and e <= min(4 * grid.batches[-1], grid.room(g))]
     assert list(zip(marks.x, marks.y, strict=True)) == [(e, 1.0) for e in expected]
     assert expected, "the grid of this test has a crossover"
 
@@ -37,7 +37,11 @@ def test_crossovers_are_marked_on_the_line_of_break_even(grid):
 def test_crossovers_are_named_below_zero(grid):
     figure = speedup_figure(grid)
     (names,) = named(figure)
-    expected = {f"γ {g}: {e:,}": e for g in grid.gammas if (e := grid.crossover(g)) and e <= 4 * grid.batches[-1]}
+    expected = {
+        f"γ {g}: {e:,}": e
+        for g in grid.gammas
+        if (e := grid.crossover(g)) and e <= min(4 * grid.batches[-1], grid.room(g))
+    }
     assert dict(zip(names.text, names.x, strict=True)) == expected
     low, high = figure.layout.yaxis.range
     assert all(low < y < 0.0 for y in names.y)

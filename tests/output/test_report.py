@@ -11,10 +11,11 @@ from simulator.deployment import Deployment, deploy
 from simulator.figures.page import simulation_verdict
 from simulator.output import documents, report, rows, simulation_report
 from simulator.output.tables import Section, _column_blocks, print_blocks
-from simulator.planning.crossover import SpeculateResult
+from simulator.planning.crossover import SpeculateResult, speculate
 from simulator.serving.intervals import RATIO, Intervals
 from simulator.serving.replications import Replicated, Replications
 from simulator.serving.simulation import Run, SimulationResult
+from simulator.speculation.acceptance import Acceptance
 from simulator.uncertainty import Interval
 from tests.output.conftest import made_up, small_simulation
 
@@ -44,6 +45,18 @@ def test_each_batch_has_one_best_gamma_marked(grid: SpeculateResult) -> None:
     assert [row[0] for row in table.rows] == ["1", "3"]
     for column in (1, 2):
         assert [row[column].rstrip(")").endswith("*") for row in table.rows].count(True) == 1
+
+
+def test_nothing_is_said_of_batches_beyond_the_kv_cache() -> None:
+    deployment = deploy("llama-3.1-8b", "h100-sxm", draft="ngram")
+    result = speculate(deployment, Acceptance((0.9,)), gammas=[2], batches=[1, 1024], context_tokens=8000)
+    room = deployment.concurrency(context_tokens=8000, gamma=2).speculative
+    assert not result.cells[2, 1024].fits
+    sentence = report.speculate_sentence(result)
+    assert f"pays at every batch that fits: the KV cache holds {room} sequences" in sentence
+    assert "1,024" not in sentence
+    table = section(report.speculate_report(result), "where each").table
+    assert [row[:2] for row in table.rows] == [("2", f"{room} (all that fit)")]
 
 
 def test_the_simulation_has_every_percentile_of_every_latency(simulation: SimulationResult) -> None:

@@ -198,3 +198,15 @@ def test_cells_with_their_work():
             assert cell.round.work.verify == pytest.approx(known.round.work.verify, rel=1e-12)
             assert cell.plain.work.plain == pytest.approx(known.plain.work.plain, rel=1e-12)
             assert cell.round.wasted_joules_per_token == pytest.approx(known.round.wasted_joules_per_token, rel=1e-12)
+
+
+@pytest.mark.parametrize(("deployment", "context"), [(PAIR, 700), (LOOK_UP, 5000)])
+def test_what_pays_is_counted_as_far_as_the_kv_cache_goes(deployment, context):
+    result = grid(0.9, [2, 4], [1, 8], deployment, context_tokens=context)
+    for gamma in result.gammas:
+        room = result.room(gamma)
+        ends = grid(0.9, [gamma], [room, room + 1], deployment, context_tokens=context).cells
+        assert ends[gamma, room].fits
+        assert not ends[gamma, room + 1].fits
+        end = result.crossover(gamma)
+        assert result.pays_up_to(gamma) == (room if end is None or end > room else end)
