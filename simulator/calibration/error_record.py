@@ -8,7 +8,7 @@ Measurements that are not ours to copy are summed up: `record_of` turns a `Compa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -147,12 +147,16 @@ def folder() -> Path:
 
 def _courses(c: Comparison) -> dict[str, tuple[Slot, ...]]:
     columns: dict[str, NDArray[Any]] = {name: np.asarray(c.labels[name]) for name in LABELS if name in c.labels}
-    found = {name: _slots(c, column) for name, column in columns.items()}
-    found[MEASURED] = _slots(c, c.measured_s, times=True)
+    found = {
+        name: _slots(c, column, _bytes if name.endswith("_bytes") else _number) for name, column in columns.items()
+    }
+    found[MEASURED] = _slots(c, c.measured_s, _number, times=True)
     return {name: slots for name, slots in found.items() if len(slots) > 1}
 
 
-def _slots(c: Comparison, column: NDArray[Any], *, times: bool = False) -> tuple[Slot, ...]:
+def _slots(
+    c: Comparison, column: NDArray[Any], show: Callable[[Any], str], *, times: bool = False
+) -> tuple[Slot, ...]:  # fmt: skip
     if column.dtype.kind not in "iuf":
         texts = np.array(["" if value is None else str(value) for value in column], dtype=object)
         masks = {text: texts == text for text in dict.fromkeys(texts.tolist()) if text}
@@ -160,7 +164,7 @@ def _slots(c: Comparison, column: NDArray[Any], *, times: bool = False) -> tuple
     known = column[np.isfinite(column)]
     values = np.unique(known)
     if len(values) <= MOST_VALUES and not times:
-        return tuple(_slot(c, _number(v), column == v, column) for v in values)
+        return tuple(_slot(c, show(v), column == v, column) for v in values)
     # Between values, never through the points of one.
     edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, BINS + 1), method="lower"))
     slots = []
@@ -168,7 +172,7 @@ def _slots(c: Comparison, column: NDArray[Any], *, times: bool = False) -> tuple
         last = i == len(edges) - 2
         mask = (column >= low) & ((column <= high) if last else (column < high))
         inside = column[mask]
-        text = _number(inside.min()) + ("" if inside.min() == inside.max() else f"–{_number(inside.max())}")
+        text = show(inside.min()) + ("" if inside.min() == inside.max() else f" – {show(inside.max())}")
         slots.append(_slot(c, text, mask, column))
     return tuple(slots)
 
@@ -183,6 +187,13 @@ def _slot(c: Comparison, text: str, mask: NDArray[np.bool_], column: NDArray[Any
 
 def _number(value: Any) -> str:
     return f"{int(value):,}" if float(value).is_integer() else f"{float(value):.3g}"
+
+
+def _bytes(value: Any) -> str:
+    size, unit = next(
+        (s, u) for s, u in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")) if value >= s or s == 1
+    )
+    return f"{value / size:.3g} {unit}"
 
 
 def _quantiles(ratios: NDArray[np.float64]) -> tuple[float, float, float, float, float]:

@@ -21,6 +21,8 @@ NEAR = 0.1
 """The band around no error."""
 MOST_SERIES = 4
 """Comparisons in one figure of courses."""
+MOST_TICKS = 6
+"""Of a numeric label; half of a page has room for no more."""
 _ROW_PX = 50
 
 
@@ -251,17 +253,17 @@ def course_figure(records: Sequence[ErrorRecord], label: str, subject: str) -> g
             name=style.text(r.name if names.count(r.name) == 1 else f"{r.name}, {r.basis}"), **_look(index),
             error_y={"array": [s.ratios[4] - s.ratios[2] for s in slots], "width": 0, "thickness": 2,
                      "arrayminus": [s.ratios[2] - s.ratios[0] for s in slots]},
-            text=[f"{style.text(r.name)}, {label_name(label)} {s.text}: {_told(s.ratios, s.points)}" for s in slots],
+            text=[f"{style.text(r.name)}, {_label(label)} {s.text}: {_told(s.ratios, s.points)}" for s in slots],
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
         step = max(step, *(s.ratios[4] for s in slots), *(1 / s.ratios[0] for s in slots))
     values = sorted({s.at or 1.0 for r in records for s in r.by[label]})
     low, high = math.log10(values[0]), math.log10(values[-1])
     ticks = [2.0**k for k in range(-1, 40) if values[0] / 1.5 <= 2.0**k <= values[-1] * 1.5]
-    every = max(1, math.ceil(len(ticks) / 9))
+    every = max(1, math.ceil(len(ticks) / MOST_TICKS))
     reach = min(step, 2.5)
     figure.update_layout(
-        xaxis={"type": "log", "title": f"{label_name(label)} (log₂)", "range": [low - 0.15, high + 0.15], "tickangle": 0,
+        xaxis={"type": "log", "title": f"{_label(label)} (log₂)", "range": [low - 0.15, high + 0.15], "tickangle": 0,
                "tickvals": ticks[::every], "ticktext": [_count(t, label) for t in ticks[::every]]},
         yaxis={**ratio_ticks(1 / reach, reach), "type": "log", "title": "predicted/measured − 1"},
         shapes=[_line_at_one("y"), _near()],
@@ -273,7 +275,7 @@ def course_figure(records: Sequence[ErrorRecord], label: str, subject: str) -> g
         f"{signed(median)} ({f'{r.name} at ' if several else ''}{s.text}, n = {s.points:,})" for median, r, s in ends
     )
     style.finish(
-        figure, finding=f"By {label_name(label)} the median error runs from {told}",
+        figure, finding=f"By {_label(label)} the median error runs from {told}",
         tag=f"{subject} against measurements that the fits did not see; bars hold nine in ten of a value's points; pale band ±10%",
         height=400,
     )  # fmt: skip
@@ -286,6 +288,10 @@ def _told(ratios: Sequence[float], n: int) -> str:
         f"median {signed(ratios[2] - 1)}, half of the points {signed(ratios[1] - 1)} to {signed(ratios[3] - 1)}, nine in ten "
         f"{signed(ratios[0] - 1)} to {signed(ratios[4] - 1)} (n = {n:,})"
     )
+
+
+def _label(label: str) -> str:
+    return {"gamma": "γ", "message_bytes": "size of a message"}.get(label, label_name(label))
 
 
 def _count(value: float, label: str) -> str:
