@@ -41,7 +41,7 @@ CASES = (
     ("speculation, context", "speculation?model=llama-3.1-70b&tp=4", "Tokens of context each"),
     ("speculation, γ", "speculation", "γ"),
     ("gpus, load", "gpus", "Requests per second"),
-    ("users, γ, 2,000 requests", "users", "γ"),
+    ("many users, requests", "many-users", "Requests"),
 )
 """Name, page, the control that is moved by one step."""
 

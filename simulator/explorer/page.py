@@ -90,7 +90,7 @@ def run(question: Question[Any]) -> None:
         if pinned is None:
             show(answer)
         else:
-            _beside(question, pinned, settings, answer)
+            _beside(question, pinned, settings, answer, draw.uploads)
 
 
 def _answered(question: Question[Any], settings: Settings, uploads: Uploads) -> Answer | None:
@@ -260,10 +260,12 @@ def conditions(answer: Answer) -> None:
 
 
 # --- two of them ------------------------------------------------------------------------------------------------------
-def _beside(question: Question[Any], pinned: Settings, settings: Settings, answer: Answer) -> None:
+def _beside(
+    question: Question[Any], pinned: Settings, settings: Settings, answer: Answer, uploads: Uploads
+) -> None:
     """The pinned setting (A) and the one of the controls (B): differences first, then plot by plot."""
     try:
-        a = _answered(question, pinned, {})
+        a = _answered(question, pinned, uploads)
     except MemwallError as error:
         st.error("The pinned setting does not work out: " + escaped(str(error)))
         show(answer)
