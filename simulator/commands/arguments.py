@@ -8,9 +8,16 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from simulator.errors import InputError, MemwallError, UnknownName, nearest
+from simulator.speculation.acceptance_text import fields_of_text as acceptance
+from simulator.speculation.acceptance_text import number
 
 if TYPE_CHECKING:
     from simulator.deployment import Deployment
+
+__all__ = [
+    "Parser", "acceptance", "add_batches", "add_deployment", "add_files", "check_files", "count", "deployment", "grid", "quantity",
+    "share", "write_files", "written",
+]  # fmt: skip
 
 MOST = 10**7
 """Largest count any option takes; each command draws its own, narrower lines."""
@@ -18,8 +25,6 @@ MOST_POINTS = 1000
 """Longest grid a list may describe."""
 _MOST_BATCH = 1 << 16
 """The bound of `planning.crossover`, which is too heavy to import for a help text; it checks it again."""
-_ONE_NUMBER = {"length": "2.9", "rate": "0.63", "alpha": "0.85"}
-"""Kinds of one number, each with an example."""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -71,7 +76,7 @@ def share(field: str) -> Callable[[str], float]:
     """A type for argparse: a number from 0 to 1."""
 
     def parse(text: str) -> float:
-        value = _number(text)
+        value = number(text)
         if value is None or not 0.0 <= value <= 1.0:
             raise InputError(field, text, "be a number from 0 to 1")
         return value
@@ -91,13 +96,6 @@ def quantity(field: str, dimension: str) -> Callable[[str], float]:
         return value
 
     return parse
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text) if re.fullmatch(r"\s*[-+.\d]\S*\s*", text, re.ASCII) else None
-    except ValueError:
-        return None
 
 
 def grid(field: str, *, least: int = 1, most: int = MOST) -> Callable[[str], tuple[int, ...]]:
@@ -160,32 +158,6 @@ def _continued(field: str, text: str, literal: list[int], end: int) -> list[int]
     if following[-1] != end:
         raise InputError(field, text, "end on a number of its own series", suggestion=str(following[-1]))
     return following
-
-
-def acceptance(text: str) -> dict[str, Any]:
-    """``0.8`` | ``0.8,0.7,0.6`` (conditional, by depth) | ``marginal:0.7,0.5`` | one number and the γ at which it was measured:
-    ``length:2.9@4``, ``rate:0.63@3``, ``alpha:0.8@4``; as the fields of `AcceptanceConfig`."""
-    kind, colon, numbers = text.rpartition(":")
-    kinds = ("marginal", "conditional", *_ONE_NUMBER)
-    if colon and kind not in kinds:
-        raise UnknownName("acceptance", kind, kinds, kind="kind of rates")
-    if kind in _ONE_NUMBER:
-        number, at, gamma = numbers.partition("@")
-        value = _number(number)
-        if value is None or not at or re.fullmatch(r"\s*\d{1,4}\s*", gamma, re.ASCII) is None:
-            raise InputError(
-                "acceptance", text, f"be a number and the γ it was measured at, such as {kind}:{_ONE_NUMBER[kind]}@4"
-            )
-        return {kind: value, "at_gamma": int(gamma)}
-    rates = [_number(part) for part in numbers.split(",")]
-    if any(rate is None or not 0.0 <= rate <= 1.0 for rate in rates):
-        raise InputError(
-            "acceptance", text,
-            "be numbers from 0 to 1, such as 0.8, or 0.8,0.7 by depth, or marginal:0.7,0.5, or one number such as length:2.9@4",
-        )  # fmt: skip
-    if colon or len(rates) > 1:
-        return {kind or "conditional": tuple(rates)}
-    return {"alpha": rates[0]}
 
 
 def written(*files: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulator.commands.arguments import acceptance, add_deployment, count, grid, quantity, share, written
 from simulator.errors import InputError, MemwallError
+from simulator.speculation.acceptance_text import text_of_fields
 
 if TYPE_CHECKING:
     from simulator.deployment import Deployment
@@ -358,17 +359,5 @@ def _command(args: argparse.Namespace) -> str:
         text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         words += [f"--{name.replace('_', '-')}", text]
     if args.acceptance is not None:
-        words += ["--acceptance", _rates_text(args.acceptance)]
+        words += ["--acceptance", text_of_fields(args.acceptance)]
     return shlex.join([*words, *(["--simulate"] if args.simulate else [])])
-
-
-def _rates_text(fields: dict[str, Any]) -> str:
-    """The option's text for these fields of an acceptance."""
-    for name in ("conditional", "marginal"):
-        if name in fields:
-            return f"{name}:" + ",".join(f"{rate:g}" for rate in fields[name])
-    if "alpha" in fields:
-        return f"{fields['alpha']:g}"
-    at = fields.get("at_gamma")
-    kind, value = next((k, v) for k, v in fields.items() if k != "at_gamma")
-    return f"{kind.rpartition('_')[2]}:{value:g}@{at}"
