@@ -214,7 +214,7 @@ class Timeline:
                     spans += _pair(name, tile, tile)
                 continue
             # Tiles of a stage are alike, so that its own times are their sums.
-            busy = (stage.load_s, stage.compute_s)
+            busy = (stage.load_s, stage.multiply_s)
             pair = _pair(name, self.tiles[first], self.tiles[done - 1], busy, stage.bytes_)
             if detail == "layer" and stage.layer >= 0 and stage.layer == previous:
                 pair = [old.until(new) for old, new in zip(spans[-2:], pair, strict=True)]

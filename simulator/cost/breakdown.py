@@ -128,7 +128,6 @@ class PassCost:
 def _stage(o: OperatorCost, layer: int, kept: float, slower: float) -> Stage:
     share = 1.0 - kept * o.weight_bytes / o.bytes_ if o.bytes_ else 1.0
     load_s = o.memory_s * share * slower
-    # Neither side makes headway while a kernel starts, in what the smooth maximum adds to the slower side, and while the
-    # SMs wait inside a kernel for longer than the load takes.
-    gap_s = max(0.0, o.total_s - max(o.memory_s, o.compute_s)) + max(0.0, o.compute_s - max(load_s, o.arithmetic_s))
-    return Stage(o.name, layer, gap_s, load_s, o.arithmetic_s, round(o.bytes_ * share))
+    # Neither side makes headway while a kernel starts, and in what the smooth maximum adds to the slower side.
+    gap_s = max(0.0, o.total_s - max(o.memory_s, o.compute_s))
+    return Stage(o.name, layer, gap_s, load_s, o.compute_s, round(o.bytes_ * share), o.arithmetic_s)

@@ -38,13 +38,21 @@ class Stage:
     load_s: float
     """Time its bytes occupy the HBM channel."""
     compute_s: float
-    """Time its FLOP occupy the SMs."""
+    """Time it occupies the SMs."""
     bytes_: int
     """What it moves over the HBM channel."""
+    arithmetic_s: float | None = None
+    """Of `compute_s` the part in which they really multiply, at the end of each tile's; None: all of it."""
+
+    @property
+    def multiply_s(self) -> float:
+        """`arithmetic_s`, given or not."""
+        return self.compute_s if self.arithmetic_s is None else self.arithmetic_s
 
 
 class Tile(NamedTuple):
-    """When one tile of one stage was loaded and multiplied, seconds from the start of the pass."""
+    """When one tile of one stage was loaded and multiplied, seconds from the start of the pass. The SMs may have been occupied
+    by it since before `compute_start_s`: in what they need beyond arithmetic."""
 
     stage: int
     bytes_: int
@@ -58,9 +66,10 @@ class _Cut(NamedTuple):
     stage: int
     first: bool
     gap_s: float
+    bytes_: int
     load_s: float
     compute_s: float
-    bytes_: int
+    multiply_s: float
 
 
 def cut_into_tiles(stages: Sequence[Stage], desk_bytes: int, overlap: Overlap) -> list[_Cut]:
@@ -76,10 +85,9 @@ def cut_into_tiles(stages: Sequence[Stage], desk_bytes: int, overlap: Overlap) -
         count = max(1, -(-stage.bytes_ // largest))
         for i in range(count):
             size = (i + 1) * stage.bytes_ // count - i * stage.bytes_ // count
-            share = 1.0 / count
-            cuts.append(
-                _Cut(index, i == 0, stage.gap_s if i == 0 else 0.0, stage.load_s * share, stage.compute_s * share, size)
-            )
+            gap_s = stage.gap_s if i == 0 else 0.0
+            times_s = (stage.load_s / count, stage.compute_s / count, stage.multiply_s / count)
+            cuts.append(_Cut(index, i == 0, gap_s, size, *times_s))
     return cuts
 
 
@@ -108,7 +116,7 @@ def stream(stages: Sequence[Stage], desk_bytes: float, overlap: Overlap = "strea
         ready = load_end if overlap == "wipe" else max(load_start, load_end - cut.compute_s)
         compute_start = max(compute_end + gap, ready)
         compute_end = compute_start + cut.compute_s
-        tiles.append(Tile(cut.stage, cut.bytes_, load_start, load_end, compute_start, compute_end))
+        tiles.append(Tile(cut.stage, cut.bytes_, load_start, load_end, compute_end - cut.multiply_s, compute_end))
     return tiles
 
 
@@ -149,9 +157,8 @@ def stream_events(stages: Sequence[Stage], desk_bytes: float, overlap: Overlap =
             else:
                 start = yield load_started[i]
                 yield env.timeout(max(0.0, start + max(0.0, cut.load_s - cut.compute_s) - env.now))
-            begin = env.now
             yield env.timeout(cut.compute_s)
-            compute_span.append((begin, env.now))
+            compute_span.append((env.now - cut.multiply_s, env.now))
             if cut.bytes_:
                 yield desk.put(cut.bytes_)
             computed[i].succeed()
