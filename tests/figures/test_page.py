@@ -10,6 +10,7 @@ import yaml
 import simulator
 from simulator import load_scenario
 from simulator.figures import page
+from simulator.hardware import load_gpu, what_if
 from simulator.output.report import speculate_sentence
 from simulator.output.simulation_report import simulation_table
 from tests.figures.conftest import HOSTILE
@@ -121,6 +122,18 @@ def test_the_call_gives_back_what_is_spread_over_gpus():
     again = names["deployment"].target
     assert (again.tp, again.pp, again.experts) == (2, 2, spread.target.experts)
     assert names["result"].step_s == simulator.decode(spread, batch=3).step_s
+
+
+def test_the_call_gives_back_a_gpu_that_nobody_sells(outline):
+    faster = what_if(load_gpu("h100"), hbm_bandwidth_factor=2.5)
+    result = simulator.decode(simulator.deploy("llama-3.1-8b", faster), batch=3)
+    names: dict[str, object] = {}
+    exec(page.decode_call(result), names)
+    assert names["result"].deployment.gpu == faster
+    assert names["result"].step_s == result.step_s
+    text = outline(page.decode_page(result)).text
+    assert "2.5 × the HBM bandwidth" in text
+    assert "calibrated (h100-sxm)" not in text.replace("uncalibrated", "")
 
 
 def test_same_result_gives_the_same_page(step):
