@@ -51,7 +51,7 @@ def show(value: float, dimension: str) -> str:
     if dimension == "":
         return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     if dimension == "usd":
-        return f"${value:,.2f}"
+        return f"${value:,.2f}" if abs(value) >= 1.0 or value == 0.0 else f"${value:.3g}"
     return units.show(value, dimension)
 
 

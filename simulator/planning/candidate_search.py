@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -61,11 +61,12 @@ def find_plans(
     prices_usd_per_h: Mapping[str, float] | None = None,
     base: Path | None = None,
     benches: Benches = BENCHES,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Plans:
     """Every combination of `gpus`, `tps`, `formats` and plain decoding or one of `drafts`, for `rate_per_s` requests of `work`.
 
     `prices_usd_per_h`: USD per hour of one GPU by name, instead of those in the profiles. `benches` keeps what does not depend
-    on the load for the next call.
+    on the load for the next call. `progress` is called with targets tried and targets in all; what it raises ends the search.
 
     Raises InputError or UnknownName for what cannot be asked; what cannot serve is among `Plans.rejected`.
     """
@@ -79,12 +80,15 @@ def find_plans(
     quantizations = {name: _quantization(name) for name in formats}
     choice = EngineChoice(name=engine) if isinstance(engine, str) else engine
     search = _Search(Asked(rate_per_s, work, level), prices, benches)
-    title = choice.name
+    title, degrees, tried = choice.name, sorted(set(tps)), 0
     for gpu in devices.values():
         loaded, efficiency = choice.load(base, gpu), load_efficiency(gpu)
         title = loaded.title
-        for tp in sorted(set(tps)):
+        for tp in degrees:
             for name, quantization in quantizations.items():
+                if progress is not None:
+                    progress(tried, len(devices) * len(degrees) * len(quantizations))
+                tried += 1
                 try:
                     plain = benches.plain(decoder, gpu, tp, quantization, loaded, efficiency)
                 except InputError as error:
