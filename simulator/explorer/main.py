@@ -10,12 +10,14 @@ import streamlit as st
 from PIL import Image
 
 from simulator.explorer import cart, page, presets
+from simulator.explorer.gpus import HowManyGpus
 from simulator.explorer.page import Question
+from simulator.explorer.speculation import WhatSpeculationBuys
 from simulator.explorer.trust import CanITrustIt
 from simulator.explorer.users import ManyUsers
 from simulator.explorer.why_slow import WhySlow
 
-QUESTIONS: tuple[Question[Any], ...] = (WhySlow(), ManyUsers(), CanITrustIt())
+QUESTIONS: tuple[Question[Any], ...] = (WhySlow(), WhatSpeculationBuys(), ManyUsers(), HowManyGpus(), CanITrustIt())
 """In the order of the article."""
 
 

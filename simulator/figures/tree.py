@@ -253,10 +253,10 @@ def tree_page(sizes: TreeSizes) -> str:
         tables=[block for block in tree_report(sizes) if isinstance(block, Section)],
         figures=[tree_figure(sizes), length_figure(sizes), speed_figure(sizes), batch_figure(sizes)],
     )
-    return html_page([part], _tree_call(sizes))
+    return html_page([part], tree_call(sizes))
 
 
-def _tree_call(sizes: TreeSizes) -> str:
+def tree_call(sizes: TreeSizes) -> str:
     """The Python call that gives these sizes again."""
     named = ""
     if sizes.named is not None and sizes.named[1].tree is not None:

@@ -35,18 +35,23 @@ def tree_report(sizes: TreeSizes) -> list[Block]:
             "τ at the mean rates    dynamic: a tree of as many nodes and levels that each round makes from the drafter's "
             f"confidence, as EAGLE-2 does, if confidence spreads by {CONFIDENCE_SPREAD:g} (an estimate)",
         ),
-        Section(
-            "best tree of each batch, beside the best chain and no drafts",
-            _batch_table(sizes),
-            "τ: tokens per round of a batch that is kept full    × plain: tokens/s over those without drafts    "
-            "( ) more sequences than the KV cache holds at this context",
-        ),
+        batch_section(sizes),
         f"{_capital(title)}, {tree.nodes} nodes, depth {tree.depth}; each node: its rank among its parent's candidates, and the "
         "probability that it and all above it are accepted.",
         "\n".join(tree_lines(tree, sizes)),
         calibration_line(deployment.target.efficiency),
     ]
     return blocks
+
+
+def batch_section(sizes: TreeSizes) -> Section:
+    """What is best at each batch."""
+    return Section(
+        "best tree of each batch, beside the best chain and no drafts",
+        _batch_table(sizes),
+        "τ: tokens per round of a batch that is kept full    × plain: tokens/s over those without drafts    "
+        "( ) more sequences than the KV cache holds at this context",
+    )
 
 
 def tree_sentence(sizes: TreeSizes) -> str:

@@ -25,6 +25,7 @@ from simulator.speculation.shape import MAX_NODES, PLAIN, DraftShape
 from simulator.speculation.tree import Tree
 from simulator.speculation.tree_law import StaticYield, TreeAcceptance
 from simulator.speculation.tree_search import MAX_DEPTH, optimal_trees
+from simulator.uncertainty import Interval, intervals
 
 MAX_BATCH = 1 << 16
 """More sequences than any engine batches."""
@@ -101,6 +102,16 @@ class TreeSizes:
     def speedup(self, priced: Priced) -> float:
         """Tokens per second over plain decoding of the same batch."""
         return priced.tokens_per_s / self.plain[priced.round.sequences].tokens_per_s
+
+    def interval(self, priced: Priced) -> Interval:
+        """Where `speedup` lies with 90 %, as far as times are uncertain; acceptance is taken as given."""
+        batch = priced.round.sequences
+
+        def speedups(deployment: Deployment) -> dict[str, float]:
+            both = prices(deployment, [self.plain[batch].drafted, priced.drafted], [batch], self.context_tokens)[batch]
+            return {"speedup": both[1].tokens_per_s / both[0].tokens_per_s}
+
+        return intervals(self.deployment, speedups)["speedup"]
 
     @cached_property
     def drawn(self) -> tuple[str, Tree]:
