@@ -93,19 +93,19 @@ def run(question: Question[Any]) -> None:
             _beside(question, pinned, settings, answer, draw.uploads)
 
 
-def _answered(question: Question[Any], settings: Settings, uploads: Uploads) -> Answer | None:
-    """The answer, or None while it is being worked out, which is said here."""
+def _answered(question: Question[Any], settings: Settings, uploads: Uploads, which: str = "b") -> Answer | None:
+    """The answer, or None while it is being worked out, which is said here; `which` of two settings side by side."""
     key = question.key(settings, uploads)
+    slot = f"job-{which}-{question.path}"
     known = jobs().known(key)
     if known is not None:
-        _stop_other(question, None)
+        _stop(slot)
         return known
     if not question.slow:
         return jobs().keep(key, question.answer(settings, uploads, Tell()))
-    slot = f"job-{question.path}"
     job: Job | None = st.session_state.get(slot)
     if job is None or job.key != key:
-        _stop_other(question, None)
+        _stop(slot)
         job = jobs().start(key, lambda tell: question.answer(settings, uploads, tell))
         st.session_state[slot] = job
     if job.wait(PATIENCE_S):
@@ -117,10 +117,11 @@ def _answered(question: Question[Any], settings: Settings, uploads: Uploads) -> 
     return None
 
 
-def _stop_other(question: Question[Any], job: Job | None) -> None:
-    other = st.session_state.pop(f"job-{question.path}", None)
-    if other is not None and other is not job:
-        other.cancel()
+def _stop(slot: str) -> None:
+    """Ends the session's job there, which nobody waits for any more."""
+    job: Job | None = st.session_state.pop(slot, None)
+    if job is not None:
+        job.cancel()
 
 
 @st.fragment(run_every=POLL_S)
@@ -265,7 +266,7 @@ def _beside(
 ) -> None:
     """The pinned setting (A) and the one of the controls (B): differences first, then plot by plot."""
     try:
-        a = _answered(question, pinned, uploads)
+        a = _answered(question, pinned, uploads, "a")
     except MemwallError as error:
         st.error("The pinned setting does not work out: " + escaped(str(error)))
         show(answer)
