@@ -217,7 +217,7 @@ def load_gpu(name: str, *, base: Path | None = None) -> Gpu:
     """The GPU of a bundled name, an alias, or a profile's path. Raises UnknownName or InputError."""
     bundled = name.lower() in (known.lower() for known in catalog.names("gpu"))
     # Aliases stand in the profiles, and reading all of those takes a fifth of a warm start.
-    path = catalog.locate("gpu", name, aliases=None if bundled else _gpu_aliases(), base=base)
+    path = catalog.locate("gpu", name, aliases=None if bundled else gpu_aliases(), base=base)
     data = read_mapping(path)
     if isinstance(data.get("gpu"), str):  # a profile that calibrates a bundled GPU
         if data["gpu"] not in catalog.names("gpu"):
@@ -319,7 +319,8 @@ def read_figures(
 
 
 @cache
-def _gpu_aliases() -> dict[str, str]:
+def gpu_aliases() -> dict[str, str]:
+    """Other names of the bundled GPUs, each with the bundled one."""
     found: dict[str, str] = {}
     for name in catalog.names("gpu"):
         data = read_mapping(catalog.locate("gpu", name))

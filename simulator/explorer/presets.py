@@ -64,7 +64,7 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "gpus",
-        "Does speculation save GPUs? (with it; choose none and compare)",
+        "Does speculation save GPUs?",
         "load=300.0&tpot_target_ms=15&gpus=h100-sxm&gpus=h200-sxm",
     ),
     Preset(

@@ -33,9 +33,9 @@ _LIMIT_COLOURS: dict[Limit, str] = {
 def candidates_figure(plans: Plans) -> go.Figure:
     """Cost per million output tokens against tokens/s per user: the Pareto front of each GPU type, dominated plans in grey, the
     cheapest marked. Where nothing has a price GPUs stand for cost; where nothing meets the objectives, `missed_figure`."""
-    if not plans.candidates:
+    best, chosen = plans.cheapest, plans.chosen
+    if chosen is None:
         return missed_figure(plans)
-    best = plans.cheapest
     fronts = plans.fronts if best else _fronts_by_gpus(plans)
     least = min(_cost(front[0]) for front in fronts.values())
     shown = {name: [c for c in front if _cost(c) <= DEAREST * least] for name, front in fronts.items()}
@@ -46,7 +46,6 @@ def candidates_figure(plans: Plans) -> go.Figure:
     traces = [_others(others)] if others else []
     place = {gpu.name: index for index, gpu in enumerate(plans.gpus)}  # a GPU keeps its colour when costs change
     traces += [_points(front, name, style.series_style(place[name])) for name, front in shown.items()]
-    chosen = best or min(plans.fewest_of.values(), key=lambda c: (c.gpus, c.tpot_s))
     traces.append(
         {
             "type": "scatter", "mode": "markers", "x": [chosen.tokens_per_s_per_user], "y": [_cost(chosen)],

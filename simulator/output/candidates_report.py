@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from simulator.output import rows
@@ -30,11 +31,16 @@ _CAUSES = {**rows.CAUSES, "draft": "the drafter"}
 # --- sentences ----------------------------------------------------------------------------------------------------------
 def verdict(plans: Plans) -> str:
     """The cheapest plan, what binds it, the runner-up, and what has no price; or what would have to be given up."""
-    best = plans.cheapest
+    best, fewest = plans.cheapest, plans.chosen
     if best is not None:
-        said = [f"Cheapest: {plan_text(best)}.", result_text(best), binding_text(best), _runner_up(plans)]
-    elif plans.candidates:
-        fewest = min(plans.fewest_of.values(), key=lambda c: (c.gpus, c.tpot_s))
+        said = [
+            f"Cheapest: {plan_text(best)}.",
+            result_text(best),
+            binding_text(best),
+            _runner_up(plans),
+            _without_speculation(plans),
+        ]
+    elif fewest is not None:
         said = [
             f"Nothing that has a price meets {level_text(plans.asked.level)}.",
             f"Without one: {plan_text(fewest)}.", result_text(fewest), binding_text(fewest),
@@ -108,13 +114,24 @@ def _runner_up(plans: Plans) -> str:
     best, other = plans.cheapest, plans.runner_up
     if best is None or other is None or best.usd_per_s is None or other.usd_per_s is None:
         return ""
-    more = other.usd_per_s / best.usd_per_s - 1.0
-    dearer = (
-        "the same cost" if more < 0.005 else f"{more:.0%} more" if more < 1.0 else f"{more + 1.0:.2g} times as much"
-    )
     same = other.drafter is not None and best.drafter is not None and other.drafter.name == best.drafter.name
     text = plan_text(other, other.drafting.name if same else "")
-    return f"Runner-up: {text}, {dearer}, {other.tokens_per_s_per_user:.3g} tokens/s per user."
+    return f"Runner-up: {text}, {_dearer(other, best)}, {other.tokens_per_s_per_user:.3g} tokens/s per user."
+
+
+def _without_speculation(plans: Plans) -> str:
+    """What plain decoding would cost, where the cheapest plan speculates and the runner-up does not say it."""
+    best, plain = plans.cheapest, plans.cheapest_plain
+    if best is None or best.drafter is None or (plain is not None and plain is plans.runner_up):
+        return ""
+    if plain is None:
+        return "Without speculation nothing that has a price meets the objectives."
+    return f"Without speculation: {plan_text(plain)}, {_dearer(plain, best)}."
+
+
+def _dearer(other: Candidate, than: Candidate) -> str:
+    more = (other.usd_per_s or 0.0) / (than.usd_per_s or math.inf) - 1.0
+    return "the same cost" if more < 0.005 else f"{more:.0%} more" if more < 1.0 else f"{more + 1.0:.2g} times as much"
 
 
 def price_text(plans: Plans) -> str:

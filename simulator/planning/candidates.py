@@ -180,6 +180,16 @@ class Plans:
         return self.by_cost[0] if self.by_cost else None
 
     @property
+    def chosen(self) -> Candidate | None:
+        """The cheapest; where nothing has a price the one with the fewest GPUs, then the quickest."""
+        return self.cheapest or min(self.fewest_of.values(), key=lambda c: (c.gpus, c.tpot_s), default=None)
+
+    @property
+    def cheapest_plain(self) -> Candidate | None:
+        """The cheapest without speculation."""
+        return next((c for c in self.by_cost if c.drafter is None), None)
+
+    @property
     def runner_up(self) -> Candidate | None:
         """The cheapest on another GPU type; where no other serves, the next with another TP, format or drafter, or the next."""
         if not self.by_cost:
