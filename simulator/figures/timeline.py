@@ -137,8 +137,8 @@ def _bars(
         "name": name, "legendgroup": name, "hovertext": [style.text(s.name) for s in spans],
         "text": [_label(s) for s in spans] if named else None, "textposition": "inside", "insidetextanchor": "middle",
         "textangle": 0, "marker": {"color": colour, "line": {"width": _THINNEST_PX, "color": colour}, "opacity": shade},
-        "customdata": np.column_stack([start, lasts, share, moved]),
-        "hovertemplate": f"%{{hovertext}}, {track}<br>%{{customdata[1]:.4~r}} {unit} from %{{customdata[0]:.5~r}} {unit}, "
+        "customdata": np.column_stack([start, lasts / scale * 1e6, share, moved]),
+        "hovertemplate": f"%{{hovertext}}, {track}<br>%{{customdata[1]:,.3~r}} µs from %{{customdata[0]:,.4~r}} {unit}, "
         f"%{{customdata[2]:.2~p}} busy{amount}<extra></extra>",
     }  # fmt: skip
 
