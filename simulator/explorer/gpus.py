@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from simulator import catalog
 from simulator.errors import InputError, UnknownName
@@ -20,11 +20,10 @@ from simulator.hardware import gpu_aliases
 from simulator.output.candidates_report import COLUMNS, cells, conditions, plan_text, sections, verdict
 from simulator.output.evidence_report import columns_csv
 from simulator.output.plan_check_report import check_conditions, check_section, check_sentence
-from simulator.output.tables import Section
 from simulator.planning.candidate_search import FORMATS, DraftOption, auto_draft, find_plans
 from simulator.planning.candidates import Candidate, Plans
 from simulator.planning.capacity import Level
-from simulator.planning.plan_check import PlanCheck, check_plan, plan_scenario
+from simulator.planning.plan_check import PlanCheck, check_cheapest, plan_scenario
 from simulator.planning.work import Work
 from simulator.serving.compiled import is_cold
 from simulator.serving.first_call import compile_step_loop
@@ -33,10 +32,23 @@ from simulator.slo import Slo
 from simulator.speculation.acceptance import AcceptanceConfig
 from simulator.speculation.drafters import load_drafter
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-LOADS = tuple(float(f"{m * 10.0**d:.3g}") for d in range(-1, 4) for m in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
+T = TypeVar("T")
+Checks = tuple[PlanCheck, ...]
+LOADS = (
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    0.7,
+    1,
+    1.5,
+    2,
+    3,
+    5,
+    7,
+    *(m * 10**d for d in (0, 1, 2) for m in (10, 15, 20, 30, 50, 70)),
+)
 PROMPTS = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16_384, 32_768, 65_536)
 ANSWERS = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 TTFT_MS = (50, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 10_000)
@@ -133,13 +145,10 @@ class HowManyGpus(Question[Load]):
         is set before there is anything to keep."""
         draft, notes = _draft(settings)
         plans = _plans(settings, draft, tell)
-        plan = plans.chosen
-        check = None
-        if settings.check and plan is None:
+        checks = _checked(plans, draft, tell) if settings.check else ()
+        if settings.check and not checks:
             notes.append("There is no plan to simulate.")
-        elif settings.check and plan is not None:
-            check = _checked(plan, draft, tell)
-        return _answer(settings, plans, draft, check, notes)
+        return _answer(settings, plans, draft, checks, notes)
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -225,7 +234,7 @@ def _known(field: str, names: Iterable[str], known: Collection[str], kind: str) 
             raise UnknownName(field, name, known, kind=kind)
 
 
-def _checked(plan: Candidate, draft: DraftOption | None, tell: Tell) -> PlanCheck:
+def _checked(plans: Plans, draft: DraftOption | None, tell: Tell) -> Checks:
     if is_cold():
         tell("Compiling the step loop, which is done once", 0, 0)
     compile_step_loop()
@@ -233,52 +242,51 @@ def _checked(plan: Candidate, draft: DraftOption | None, tell: Tell) -> PlanChec
     def told(variant: str, done: int, of: int) -> None:
         tell(f"Simulating {style.VARIANT_NAMES.get(variant, variant)}", done, of)
 
-    check = check_plan(plan, told, acceptance=draft.acceptance if draft else None, stop=tell.stop)
-    if check.result.interrupted_s is not None:
+    checks = check_cheapest(plans, told, acceptance=draft.acceptance if draft else None, stop=tell.stop)
+    if tell.stop.is_set():
         raise Stopped("Stopped before the simulation was there. Switch the check off to see the plans alone.")
-    return check
+    return checks
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
-def _answer(
-    settings: Load, plans: Plans, draft: DraftOption | None, check: PlanCheck | None, notes: list[str]
-) -> Answer:
-    python = _python(settings, draft)
-    plan = plans.chosen
-    found = verdict(plans)
-    more: list[Section] = []
+def _answer(settings: Load, plans: Plans, draft: DraftOption | None, checks: Checks, notes: list[str]) -> Answer:
+    acceptance = draft.acceptance if draft else None
+    downloads = [Download("All plans as CSV", "plans.csv", "text/csv", lambda: columns_csv(_columns(plans)))]
+    code: dict[str, str] = {}
+    shown = {"The cheapest plan": ("plan", plans.chosen)}
+    if len(checks) > 1 and checks[-1].holds:
+        shown["The plan that holds"] = ("plan-that-holds", checks[-1].plan)
+    for title, (name, plan) in shown.items():
+        if plan is not None:
+            text = scenario_yaml(plan_scenario(plan, acceptance=acceptance))
+            code[f"{title} as scenario YAML"] = text
+            downloads.append(
+                Download(f"{title} as scenario", f"{name}.yaml", "application/yaml", partial(_as_is, text))
+            )
+    if code:
+        code["Simulate it on the command line"] = "memwall simulate plan.yaml --html plan.html\n"
+    code["In Python"] = python = _python(settings, draft)
     plots = [Plot("candidates", partial(candidates_figure, plans))]
     if plans.candidates:
         plots.append(Plot("cheapest", partial(cheapest_figure, plans)))
-    said = conditions(plans)
-    code: dict[str, str] = {}
-    downloads = [
-        Download("All plans as CSV", "plans.csv", "text/csv", lambda: columns_csv(_columns(plans))),
-    ]
-    if plan is not None:
-        yaml = scenario_yaml(plan_scenario(plan, acceptance=draft.acceptance if draft else None))
-        code["The cheapest plan as scenario YAML"] = yaml
-        code["Simulate it on the command line"] = "memwall simulate plan.yaml --html plan.html\n"
-        downloads.append(Download("Cheapest plan as scenario", "plan.yaml", "application/yaml", lambda: yaml))
-    drawn = []
-    if check is not None:
+    said, more, drawn, sentence = conditions(plans), sections(plans), [], ""
+    if checks:
         # Figures are drawn now, so that the answer does not hold the requests of a simulation.
-        drawn = [serving.latency_figure(check.result, latency) for latency in serving.LATENCIES[:2]]
-        plots += [Plot(f"check-{i}", partial(_as_drawn, figure), wide=False) for i, figure in enumerate(drawn)]
-        found = f"{check_sentence(check)} {found}" if not check.holds else f"{found} {check_sentence(check)}"
-        more, said = [check_section(check)], [*said, *check_conditions(check)]
-    code["In Python"] = python
-    page = partial(
-        candidates_page, plans, python, more=more, figures=drawn, said=said[len(conditions(plans)) :],
-        notes=[*notes, *([check_sentence(check)] if check is not None else [])],
-    )  # fmt: skip
+        drawn = [serving.latency_figure(checks[0].result, latency) for latency in serving.LATENCIES[:2]]
+        plots += [Plot(f"check-{i}", partial(_as_is, figure), wide=False) for i, figure in enumerate(drawn)]
+        more = [check_section(checks), *more]
+        method = check_conditions(checks)
+        said, sentence = [*(c for c in said if c[0] not in dict(method)), *method], check_sentence(checks)
+    found = [verdict(plans), sentence] if not checks or checks[0].holds else [sentence, verdict(plans)]
+    said_all = " ".join(filter(None, found))
+    page = partial(candidates_page, plans, said_all, said, more, drawn, python, notes=notes)
     downloads.append(Download("This page as HTML", "gpus.html", "text/html", page))
     return Answer(
-        verdict=found,
+        verdict=said_all,
         conditions=said,
-        numbers=_numbers(plan, check),
+        numbers=_numbers(plans.chosen, checks[0] if checks else None),
         plots=plots,
-        sections=[s._replace(title=s.title[:1].upper() + s.title[1:]) for s in [*more, *sections(plans)]],
+        sections=[s._replace(title=s.title[:1].upper() + s.title[1:]) for s in more],
         grids=[Grid("All plans as a table", lambda: _columns(plans))],
         downloads=downloads,
         notes=notes,
@@ -314,8 +322,8 @@ def _numbers(plan: Candidate | None, check: PlanCheck | None) -> list[Number]:
     return found
 
 
-def _as_drawn(figure: Figure) -> Figure:
-    return figure
+def _as_is(made: T) -> T:
+    return made
 
 
 def _columns(plans: Plans) -> dict[str, list[object]]:

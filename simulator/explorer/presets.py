@@ -55,24 +55,24 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         "gpus",
         "8B chat for 10,000 users, a question each every 100 s",
-        "load=100.0&prompt_tokens=768&answer_tokens=256",
+        "load=100&prompt_tokens=768&answer_tokens=256",
     ),
     Preset(
         "gpus",
         "70B at 5 requests/s: H100, H200 or B200?",
-        "model=llama-3.1-70b&load=5.0&gpus=h100-sxm&gpus=h200-sxm&gpus=b200&formats=model&formats=fp8",
+        "model=llama-3.1-70b&load=5&gpus=h100-sxm&gpus=h200-sxm&gpus=b200&formats=model&formats=fp8",
     ),
     Preset(
         "gpus",
         "Does speculation save GPUs?",
-        "load=300.0&tpot_target_ms=15&gpus=h100-sxm&gpus=h200-sxm",
+        "load=300&tpot_target_ms=15&gpus=h100-sxm&gpus=h200-sxm",
     ),
     Preset(
         "gpus",
         "Agents: long prompts, short answers",
-        "load=5.0&prompt_tokens=16384&answer_tokens=128&ttft_target_ms=3000",
+        "load=5&prompt_tokens=16384&answer_tokens=128&ttft_target_ms=3000",
     ),
-    Preset("gpus", "Nothing is fast enough: what is nearest?", "model=llama-3.1-405b&load=1.0&tpot_target_ms=7"),
+    Preset("gpus", "Nothing is fast enough: what is nearest?", "model=llama-3.1-405b&load=1&tpot_target_ms=7"),
 )
 
 

@@ -15,23 +15,24 @@ from simulator.planning.candidates import Plans
 
 def candidates_page(
     plans: Plans,
-    reproduce: str,
-    *,
-    more: Sequence[Section] = (),
-    figures: Sequence[go.Figure] = (),
-    said: Sequence[tuple[str, str]] = (),
+    said: str = "",
+    under: Sequence[tuple[str, str]] = (),
+    tables: Sequence[Section] = (),
+    more: Sequence[go.Figure] = (),
+    reproduce: str = "find_plans(…)",
     notes: Sequence[str] = (),
 ) -> str:
-    """Verdict, all tables and figures; `more` tables, `figures`, conditions `said` and `notes` are of a simulation of the plan."""
+    """All plans. `said`, `under` and `tables` take the place of the plans' own verdict, conditions and tables, for whoever has also
+    simulated one; `more` figures are that simulation's."""
     drawn = [candidates_figure(plans)]
     if plans.candidates:
         drawn.append(cheapest_figure(plans))
     part = HtmlPart(
         title=f"How many GPUs? {plans.decoder.name} at {plans.asked.rate_per_s:.4g} requests/s",
-        verdict=verdict(plans),
-        conditions=[*conditions(plans), *said],
-        tables=[*more, *sections(plans)],
-        figures=[*drawn, *figures],
+        verdict=said or verdict(plans),
+        conditions=under or conditions(plans),
+        tables=tables or sections(plans),
+        figures=[*drawn, *more],
         notes=notes,
     )
     return html_page([part], reproduce)

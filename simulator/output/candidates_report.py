@@ -126,7 +126,7 @@ def _without_speculation(plans: Plans) -> str:
         return ""
     if plain is None:
         return "Without speculation nothing that has a price meets the objectives."
-    return f"Without speculation: {plan_text(plain)}, {_dearer(plain, best)}."
+    return f"Without speculation: {plan_text(plain)}, {_dearer(plain, best)}, {plain.tokens_per_s_per_user:.3g} tokens/s per user."
 
 
 def _dearer(other: Candidate, than: Candidate) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from simulator.engine_choice import EngineChoice
 from simulator.errors import InputError
-from simulator.planning.candidates import Candidate
+from simulator.planning.candidates import Candidate, Plans
 from simulator.scenario import Scenario, load_scenario
 from simulator.serving.confidence import HalfWidth, batch_means
 from simulator.serving.outcomes import HAS_ENDED, Outcomes
@@ -24,6 +24,8 @@ TURNS = 20
 _WARMUP_TURNS = 2
 MOST_REPLICAS = 1024
 """Of a scenario."""
+MOST_TRIED = 8
+"""Plans that are simulated, cheapest first, until one holds."""
 
 
 def replicas_checked(plan: Candidate) -> int:
@@ -115,6 +117,26 @@ def check_plan(
 ) -> PlanCheck:
     """Simulates `plan_scenario`; `progress` and `stop` as in `simulate`."""
     return PlanCheck(plan, simulate(plan_scenario(plan, acceptance=acceptance, seed=seed), progress, stop=stop))
+
+
+def check_cheapest(
+    plans: Plans,
+    progress: Progress | None = None,
+    *,
+    acceptance: AcceptanceConfig | None = None,
+    seed: int = 0,
+    stop: threading.Event | None = None,
+    most: int = MOST_TRIED,
+) -> tuple[PlanCheck, ...]:
+    """`check_plan` of the chosen plan and, while none holds, of the next dearer ones, `most` in all: the last one holds, or none
+    does. Empty where there is no plan; ends early where `stop` is set."""
+    in_turn = plans.by_cost or ((plans.chosen,) if plans.chosen else ())
+    found: list[PlanCheck] = []
+    for plan in in_turn[:most]:
+        found.append(check_plan(plan, progress, acceptance=acceptance, seed=seed, stop=stop))
+        if found[-1].holds or (stop is not None and stop.is_set()):
+            break
+    return tuple(found)
 
 
 def _stay_s(plan: Candidate) -> float:
