@@ -222,7 +222,7 @@ def _dark() -> bool:
 def tables(sections: list[Section]) -> None:
     """Each folded under its title."""
     for section in sections:
-        with st.expander(escaped(section.title) or "Table"):
+        with st.expander(escaped(section.title[:1].upper() + section.title[1:]) or "Table"):
             headers = [escaped(h) or " " * (i + 1) for i, h in enumerate(section.table.headers)]
             st.table([dict(zip(headers, map(escaped, row), strict=True)) for row in section.table.rows])
             if section.note:

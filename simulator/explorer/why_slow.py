@@ -138,7 +138,7 @@ class WhySlow(Question[Step]):
                 ),
                 Download("This page as HTML", "decode.html", "text/html", partial(page.decode_page, result, schedule)),
             ],
-            code={"The same in Python": f"from simulator import decode\n{page.decode_call(result)}"},
+            code={"The same in Python": page.decode_call(result)},
         )  # fmt: skip
 
 
