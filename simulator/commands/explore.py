@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Whoever reaches {args.address}:{port} can use the explorer: there is no password.", file=sys.stderr)
     from streamlit.web import cli
 
+    from simulator.explorer import main as _pages  # noqa: F401  # so that nobody's first page waits for imports
+
     options = {**_options(), "server.address": args.address, "server.port": port}
     options["server.headless"] = args.no_browser
     flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
