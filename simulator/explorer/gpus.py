@@ -159,6 +159,11 @@ def _drafters(model: str) -> tuple[str, ...]:
     return tuple(name for name, targets in found.items() if not targets or model in targets)
 
 
+@lru_cache(64)
+def _made_for(model: str) -> DraftOption | None:
+    return auto_draft(model)
+
+
 def _draft(settings: Load) -> tuple[DraftOption | None, list[str]]:
     """What is tried beside plain decoding, and what should be known about that."""
     if settings.speculate == NONE:
@@ -168,7 +173,7 @@ def _draft(settings: Load) -> tuple[DraftOption | None, list[str]]:
         _known("speculate", [settings.speculate], catalog.names("drafter"), "drafter")
         return DraftOption(settings.speculate, acceptance=acceptance), []
     _known("model", [settings.model], catalog.names("model"), "model")
-    found = auto_draft(settings.model)
+    found = _made_for(settings.model)
     if found is None:
         return None, [
             f"No bundled drafter with a published acceptance was made for {settings.model}: plain decoding only."
