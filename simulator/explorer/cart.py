@@ -13,6 +13,8 @@ from simulator.explorer.link import PINNED, Settings, differences, of_query
 
 GO = "go-to"
 """Where the session keeps the path of the page it goes to next."""
+BEFORE = "settings-before"
+"""Where it keeps what the controls said last, on whatever page."""
 
 if TYPE_CHECKING:
     from simulator.explorer.page import Question
@@ -52,6 +54,7 @@ def go(question: Question[Any], settings: Settings) -> None:
     """Sets a page's controls, from a button's callback; the next run shows that page."""
     for name, value in settings:
         st.session_state[name] = list(value) if isinstance(value, tuple) else value
+    st.session_state[BEFORE] = settings
     st.session_state[GO] = question.path
 
 

@@ -30,7 +30,7 @@ def main() -> None:
     chosen = st.navigation(list(pages.values()), position="top")
     wanted = pages.get(st.session_state.pop(cart.GO, ""))
     if wanted is not None and wanted is not chosen:
-        st.switch_page(wanted)
+        st.switch_page(wanted, query_params={})  # left out, Streamlit refuses to drop those of this page's controls
     st.html(f"<style>{_STYLE}</style>")
     presets.draw(QUESTIONS)
     chosen.run()

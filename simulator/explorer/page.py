@@ -59,6 +59,7 @@ def jobs() -> Jobs:
 def run(question: Question[Any]) -> None:
     """The page of `question`."""
     draw = Controls(question.settings)
+    _carry(question)
     main, problems = st.container(), st.container()
     with st.sidebar:
         try:
@@ -66,6 +67,8 @@ def run(question: Question[Any]) -> None:
         except MemwallError as error:
             _complain(draw, error, problems)
             settings = None
+    if settings is not None:
+        st.session_state[cart.BEFORE] = settings
     with main:
         st.title(question.title, anchor=False)
         for refusal in draw.refused:
@@ -91,6 +94,18 @@ def run(question: Question[Any]) -> None:
             show(answer)
         else:
             _beside(question, pinned, settings, answer, draw.uploads)
+
+
+def _carry(question: Question[Any]) -> None:
+    """Starts the controls that the page before has too, with the same meaning, at what they said there; a link goes before it."""
+    before: Settings | None = st.session_state.get(cart.BEFORE)
+    if before is None or type(before) is question.settings:
+        return
+    theirs, ours = type(before).model_fields, question.settings.model_fields
+    for name in theirs.keys() & ours.keys():
+        same = theirs[name].annotation == ours[name].annotation and theirs[name].default == ours[name].default
+        if same and name not in st.query_params:
+            st.session_state[name] = getattr(before, name)
 
 
 def _answered(question: Question[Any], settings: Settings, uploads: Uploads, which: str = "b") -> Answer | None:

@@ -27,7 +27,7 @@ class Preset(NamedTuple):
 PRESETS: tuple[Preset, ...] = (
     Preset(
         "speculation",
-        "The article's 70B with a 1B drafter",
+        "A 1B model drafts for a 70B one",
         "model=llama-3.1-70b&gpu=h200-sxm&tp=4&draft=llama-3.2-1b&accept=one+rate&alpha=0.8&context=2048&gamma=8",
     ),
     Preset("speculation", "EAGLE-3 on an 8B model", "draft=eagle3-llama-3.1-8b&context=2048"),

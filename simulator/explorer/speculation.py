@@ -75,6 +75,8 @@ class WhatSpeculationBuys(Question[Drafting]):
     def answer(self, settings: Drafting, uploads: Uploads, tell: Tell) -> Answer:
         """Priced in closed form."""
         log = uploaded_log(*uploads["log"][:2]) if "log" in uploads else None
+        if log is not None and (settings.accept, settings.rates) != (BY_DEPTH, log.rates):
+            log = None  # a pinned setting sees the file too, which it need not be about
         return (trees if settings.tree else chains)(settings, log)
 
 

@@ -35,7 +35,8 @@ def round_time_figure(cells: Sequence[Cell], name: str, tag: str) -> go.Figure:
         _part("host, plain", style.YELLOW, _APART, plains, [c.plain.host_s for c in cells], "a plain step"),
     ]
     absent = any(not cell.fits for cell in cells)
-    first, last = cells[0], cells[-1]
+    fitting = [cell for cell in cells if cell.fits] or cells
+    first, last = fitting[0], fitting[-1]
     ends = [first] if first is last else [first, last]
     shares = [f"{c.round.verify_s / c.round.seconds:.0%}" for c in ends]
     said = f"{shares[0]} of the time at batch {first.round.sequences:,}"

@@ -136,7 +136,7 @@ def _shade_where_nothing_fits(layout: dict[str, Any], result: SpeculateResult, t
          "fillcolor": "rgba(128,128,128,0.18)", "line": {"width": 0}, "layer": "below"}
     )  # fmt: skip
     layout["annotations"].append(
-        {"x": math.log10(full[0] / 1.1), "y": top, "xanchor": "left", "yanchor": "top", "showarrow": False,
+        {"x": math.log10(full[0] / 1.1), "y": 0.02 * top, "xanchor": "left", "yanchor": "bottom", "showarrow": False,
          "text": "the KV cache does not fit", "font": {"size": 12}, "textangle": -90}
     )  # fmt: skip
 

@@ -15,6 +15,8 @@ from simulator.speculation.round import RoundCost
 
 _SHARE_IN_BAR = 0.08
 """Smallest part of the longest bar in which its number can be read."""
+_MOST_EVEN = 4.0
+"""Share of plain decoding's up to which an even scale shows the other lines too."""
 
 
 def drafted_figure(rounds: Mapping[str, RoundCost], axis: str, tag: str) -> go.Figure:
@@ -111,18 +113,26 @@ def waste_figure(cells: Sequence[Cell], name: str, tag: str) -> go.Figure:
         "yaxis": {
             "title": {"text": "per token, relative to plain decoding"},
             "tickformat": ".0%",
-            "rangemode": "tozero",
+            **_scale([share for line in lines for share in line.shares]),
         },
         "shapes": [break_even()],
         "legend": style.LEGEND_AT_FOOT,
     }
     energy = lines[-1].shares
-    ends = [0] if len(cells) == 1 else [0, len(cells) - 1]
+    fitting = [i for i, cell in enumerate(cells) if cell.fits] or list(range(len(cells)))
+    ends = list(dict.fromkeys((fitting[0], fitting[-1])))
     said = " and ".join(f"{energy[i]:.0%} at batch {batches[i]:,}" for i in ends)
     return style.drawn(
         traces, layout, finding=f"Waste included, a token of {name} takes {said} of plain decoding's energy",
         tag=f"{tag}; energy: TDP times time, an estimate", height=440,
     )  # fmt: skip
+
+
+def _scale(shares: list[float]) -> dict[str, Any]:
+    """From zero on; logarithmic where a tree wastes so many times what plain decoding takes that nothing else could be read."""
+    if max(shares) <= _MOST_EVEN or min(shares) <= 0.0:
+        return {"rangemode": "tozero"}
+    return {"type": "log", "dtick": 1, "minor": {"dtick": "D1", "showgrid": False}}
 
 
 def _over(values: list[float], plain: list[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simulator import speculate
 from simulator.figures.waste import drafted_figure, waste_figure
 
 
@@ -53,3 +54,17 @@ def test_plain_decoding_wastes_nothing(grid):
         figure.layout.meta["finding"]
         == "Waste included, a token of nothing takes 100% at batch 1 of plain decoding's energy"
     )
+
+
+def test_a_scale_on_which_every_line_can_be_read(grid):
+    assert waste_figure(grid.at_each_batch(4), "γ = 4", "").layout.yaxis.type is None
+    wasteful = speculate(grid.deployment, grid.acceptance, gammas=[40], batches=[1, 8], context_tokens=512)
+    figure = waste_figure(wasteful.at_each_batch(), "γ = 40", "")
+    assert max(y for line in figure.data for y in line.y) > 10.0
+    assert figure.layout.yaxis.type == "log"
+
+
+def test_the_finding_leaves_out_what_does_not_fit(grid):
+    said = waste_figure(grid.at_each_batch(4), "γ = 4", "").layout.meta["finding"]
+    assert "at batch 64 " in said
+    assert "4,096" not in said
