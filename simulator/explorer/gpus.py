@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from typing import TypeVar
 
 from simulator import catalog
+from simulator.architecture import load_decoder
 from simulator.errors import InputError, UnknownName
 from simulator.explorer.answer import Answer, Better, Download, Grid, Number, Plot, Tell, Uploads
 from simulator.explorer.controls import Controls
@@ -23,6 +24,7 @@ from simulator.output.plan_check_report import check_conditions, check_section, 
 from simulator.planning.candidate_search import FORMATS, DraftOption, auto_draft, find_plans
 from simulator.planning.candidates import Candidate, Plans
 from simulator.planning.capacity import Level
+from simulator.planning.matching_drafters import drafters_for
 from simulator.planning.plan_check import PlanCheck, check_cheapest, plan_scenario
 from simulator.planning.work import Work
 from simulator.serving.compiled import is_cold
@@ -30,7 +32,6 @@ from simulator.serving.first_call import compile_step_loop
 from simulator.serving.simulation import Stopped
 from simulator.slo import Slo
 from simulator.speculation.acceptance import AcceptanceConfig
-from simulator.speculation.drafters import load_drafter
 
 T = TypeVar("T")
 Checks = tuple[PlanCheck, ...]
@@ -70,8 +71,8 @@ class Load(Settings):
 
     model: str = "llama-3.1-8b"
     """Bundled model."""
-    load: float = 50.0
-    """Requests per second."""
+    load: int | float = 50
+    """Requests per second; whole ones are shown as such."""
     prompt_tokens: int = 1024
     """Of every prompt."""
     answer_tokens: int = 256
@@ -143,6 +144,11 @@ class HowManyGpus(Question[Load]):
     def answer(self, settings: Load, uploads: Uploads, tell: Tell) -> Answer:
         """All plans, and the simulation of the cheapest where it is asked for. Raises MemwallError, and Stopped where `tell.stop`
         is set before there is anything to keep."""
+        # A link may hold anything, a path on this machine too: only what is bundled is read.
+        _known("model", [settings.model], catalog.names("model"), "model")
+        _known("gpus", settings.gpus, catalog.names("gpu"), "GPU")
+        _known("engine", [settings.engine], catalog.names("engine"), "engine")
+        _known("tps", settings.tps, TPS, "number of GPUs")
         draft, notes = _draft(settings)
         plans = _plans(settings, draft, tell)
         checks = _checked(plans, draft, tell) if settings.check else ()
@@ -154,9 +160,7 @@ class HowManyGpus(Question[Load]):
 # --- what is asked ----------------------------------------------------------------------------------------------------
 @lru_cache(64)
 def _drafters(model: str) -> tuple[str, ...]:
-    """Bundled drafters that were made for `model`, or for any."""
-    found = {name: load_drafter(name).targets for name in catalog.names("drafter")}
-    return tuple(name for name, targets in found.items() if not targets or model in targets)
+    return tuple(drafters_for(load_decoder(model)))
 
 
 @lru_cache(64)
@@ -170,9 +174,8 @@ def _draft(settings: Load) -> tuple[DraftOption | None, list[str]]:
         return None, []
     acceptance = None if settings.acceptance is None else AcceptanceConfig(alpha=settings.acceptance)
     if settings.speculate != MADE_FOR_IT:
-        _known("speculate", [settings.speculate], catalog.names("drafter"), "drafter")
+        _known("speculate", [settings.speculate], _drafters(settings.model), f"drafter for {settings.model}")
         return DraftOption(settings.speculate, acceptance=acceptance), []
-    _known("model", [settings.model], catalog.names("model"), "model")
     found = _made_for(settings.model)
     if found is None:
         return None, [
@@ -182,12 +185,6 @@ def _draft(settings: Load) -> tuple[DraftOption | None, list[str]]:
 
 
 def _plans(settings: Load, draft: DraftOption | None, tell: Tell) -> Plans:
-    # A link may hold anything, a path on this machine too: only what is bundled is read.
-    _known("model", [settings.model], catalog.names("model"), "model")
-    _known("gpus", settings.gpus, catalog.names("gpu"), "GPU")
-    _known("engine", [settings.engine], catalog.names("engine"), "engine")
-    _known("tps", settings.tps, TPS, "number of GPUs")
-
     def told(done: int, of: int) -> None:
         tell("GPUs, shares and formats tried", done, of)
         if tell.stop.is_set():
