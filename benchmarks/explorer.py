@@ -40,6 +40,7 @@ CASES = (
     ("why-slow, context", "?model=llama-3.1-70b&tp=4", "Tokens of context each"),
     ("speculation, context", "speculation?model=llama-3.1-70b&tp=4", "Tokens of context each"),
     ("speculation, γ", "speculation", "γ"),
+    ("speculation, trees, batch", "speculation?tree=true", "Sequences in the batch"),
     ("gpus, load", "gpus", "Requests per second"),
     ("many users, requests", "many-users", "Requests"),
 )
