@@ -25,7 +25,7 @@ from simulator.planning.work import Work
 from simulator.quantization import Quantization
 from simulator.speculation.drafters import Drafter
 
-_KEPT_BENCHES = 160
+_KEPT_BENCHES = 400
 _KEPT_CURVES = 64
 """Of one deployment: some ways to draft at some works."""
 _LEAST_TOKENS = 4096
