@@ -132,13 +132,18 @@ def published_on(gpu_name: str) -> Validation | None:
 
     Prices all of them on the first call, which takes about a second.
     """
+    from simulator.calibration.published import intervals_text
+
     whole, gpus = _published(_published_file())
     quantities = [q for q, gpu in zip(whole.quantities, gpus, strict=True) if gpu == gpu_name]
     if not quantities:
         return None
     return replace(
         whole, title=f"Published speeds on {load_gpu(gpu_name).title}", quantities=quantities,
-        conditions=[(name, text) for name, text in whole.conditions if name != "rows"], notes=(),
+        conditions=[
+            (name, intervals_text(quantities) if name == "intervals" else text) for name, text in whole.conditions if name != "rows"
+        ],
+        notes=(),
     )  # fmt: skip
 
 

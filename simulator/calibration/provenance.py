@@ -16,6 +16,7 @@ from simulator.cost.efficiency import CalibrationFile, Parameter, calibration_of
 from simulator.engine import Engine, load_engine
 from simulator.hardware import Gpu, Provenance, load_gpu, load_link
 from simulator.records import read_mapping, read_record
+from simulator.speculation.acceptance import AcceptanceConfig
 from simulator.speculation.drafters import DrafterFile, load_drafter
 
 SECTIONS = ("matmul", "decode_attention", "prefill_attention", "elementwise", "all_reduce")
@@ -114,8 +115,6 @@ def drafter_figures(drafter: str) -> list[Stated]:
     loaded = load_drafter(drafter)
     found: list[Stated] = []
     if loaded.acceptance is not None:
-        rates = loaded.acceptance.law(kind=loaded.kind).conditional(min(DEPTHS, loaded.most_drafts))
-        text = ", ".join(f"{rate:.2f}" for rate in rates)
         source = loaded.acceptance.source or "not stated"
         kind, url, date = "measured", "", ""
         if drafter in catalog.names("drafter"):
@@ -123,12 +122,34 @@ def drafter_figures(drafter: str) -> list[Stated]:
             measured = [s for s in file.sources.values() if s.kind in ("measured", "fitted", "estimate")]
             if measured:
                 kind, url, date = measured[0].kind, measured[0].url, measured[0].date
-        name = "conditional acceptance by depth"
-        found.append(Stated(f"drafter {loaded.title}", name, text, kind, source, url, date, ""))
+        subject = f"drafter {loaded.title}"
+        for name, text, stated, note in _acceptance(loaded.acceptance, loaded.kind):
+            found.append(Stated(subject, name, text, kind if stated else "estimate", source, url, date, note))
     if loaded.decoder is not None:
         sizes = model_figures(loaded.decoder.name) if loaded.decoder.name in catalog.names("model") else []
         found += [row._replace(subject=f"drafter {loaded.title}") for row in sizes]
     return found
+
+
+def _acceptance(config: AcceptanceConfig, kind: str) -> list[tuple[str, str, bool, str]]:
+    """Name, value, whether the source states it, and a note, of what is known of acceptance."""
+    name = "conditional acceptance by depth"
+    if config.alpha is not None:
+        return [("conditional acceptance at every depth", f"{config.alpha:.2f}", True, "")]
+    rates = config.conditional or config.marginal
+    if rates is not None:
+        shown = config.law(kind=kind).conditional(min(DEPTHS, len(rates)))
+        return [(name, ", ".join(f"{rate:.2f}" for rate in shown), True, "")]
+    number = config.length if config.length is not None else config.rate
+    if number is None:  # a recorded log that is played again
+        shown = config.law(kind=kind).conditional(DEPTHS)
+        return [(name, ", ".join(f"{rate:.2f}" for rate in shown), True, "")]
+    what = "tokens per round" if config.length is not None else "share of drafts accepted"
+    shown = config.law(kind=kind).conditional(DEPTHS)
+    return [
+        (f"{what} at γ = {config.at_gamma}", f"{number:.4g}", True, ""),
+        (name, ", ".join(f"{rate:.2f}" for rate in shown), False, "one number is stated, spread over depths by the shape that is usual"),
+    ]  # fmt: skip
 
 
 def kinds(rows: Sequence[Stated]) -> dict[str, int]:

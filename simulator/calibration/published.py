@@ -50,18 +50,21 @@ def validate_published(path: Path) -> Validation:
             ("rows", f"{table.read} read, {len(table.rows)} used, {table.read - len(table.rows)} dropped"
                      + (f" ({counted})" if counted else "")),
             ("acceptance", "the number of tokens per round is the row's own, not predicted"),
-            ("intervals", "contexts at both ends of what is plausible, and 90 % of what the times are uncertain by; "
-                          f"{_inside(quantities)}"),
+            ("intervals", intervals_text(quantities)),
         ),
         quantities=quantities,
         notes=notes,
     )  # fmt: skip
 
 
-def _inside(quantities: Sequence[Quantity]) -> str:
+def intervals_text(quantities: Sequence[Quantity]) -> str:
+    """What the intervals of `quantities` are made of, and how many of them hold what was measured."""
     claimed = [q for q in quantities if q.low is not None and q.high is not None]
     held = sum((q.low or 0.0) <= q.measured <= (q.high or 0.0) for q in claimed)
-    return f"they hold {held} of {len(claimed)} figures"
+    return (
+        "contexts at both ends of what is plausible, and 90 % of what the times are uncertain by; they hold "
+        f"{held} of {len(claimed)} figures"
+    )
 
 
 def _quantity(row: Row, rows: Sequence[Row]) -> Quantity:

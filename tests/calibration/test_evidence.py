@@ -171,3 +171,29 @@ def test_everything_bundled_says_where_it_comes_from(kind):
         given = {} if kind == "gpu" else {kind: name}
         rows = provenance(name if kind == "gpu" else "l4", **given)
         assert all(row.source for row in rows), name
+
+
+def test_one_published_number_of_acceptance_does_not_make_rates_by_depth_measured():
+    rows = {
+        row.figure: row for row in provenance("h100", drafter="mtp-deepseek-v3") if row.subject.startswith("drafter")
+    }
+    assert (rows["tokens per round at γ = 1"].value, rows["tokens per round at γ = 1"].kind) == ("1.875", "measured")
+    by_depth = rows["conditional acceptance by depth"]
+    assert by_depth.kind == "estimate"
+    assert by_depth.value.startswith("0.87,")  # 1.875 − 1, cut
+    assert "one number is stated" in by_depth.note
+
+
+def test_no_more_depths_are_told_as_measured_than_were_published():
+    (row,) = (r for r in provenance("h100", drafter="eagle3-qwen3-8b") if "acceptance" in r.figure)
+    # marginal 0.6541, 0.3993, 0.202 are conditional 0.6541, 0.6105, 0.5059
+    assert (row.value, row.kind) == ("0.65, 0.61, 0.51", "measured")
+    (row,) = (r for r in provenance("h100", drafter="llama-3.1-8b") if "acceptance" in r.figure)
+    assert (row.figure, row.value, row.kind) == ("conditional acceptance at every depth", "0.80", "estimate")
+
+
+def test_intervals_of_published_speeds_are_counted_on_the_gpu_they_are_shown_for():
+    found = published_on("a100-sxm-80gb")
+    assert found is not None
+    held = sum(q.low <= q.measured <= q.high for q in found.quantities)
+    assert dict(found.conditions)["intervals"].endswith(f"they hold {held} of {len(found.quantities)} figures")
