@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from simulator.errors import MemwallError
+from simulator.explorer import carried
 from simulator.explorer.answer import Answer, Number, show
 from simulator.explorer.controls import escaped
-from simulator.explorer.link import PINNED, Settings, differences, of_query
+from simulator.explorer.link import PINNED, Settings, differences, of_query, without_files
 
 GO = "go-to"
 """Where the session keeps the path of the page it goes to next."""
-BEFORE = "settings-before"
-"""Where it keeps what the controls said last, on whatever page."""
 
 if TYPE_CHECKING:
     from simulator.explorer.page import Question
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 
 def controls(question: Question[Any], settings: Settings) -> Settings | None:
     """The buttons that pin and unpin, and the setting that is pinned."""
-    slot = f"pinned-{question.path}"
+    slot = carried.pin_slot(question)
     text = st.query_params.get(PINNED)
-    if text is None and slot in st.session_state:  # back from another page, whose link did not hold it
-        text = st.query_params[PINNED] = st.session_state[slot]
+    if text is None:  # the browser's back button undid it
+        st.session_state.pop(slot, None)
     pinned: Settings | None = None
     if text is not None:
         try:
-            pinned = of_query(question.settings, text)
+            pinned = without_files(of_query(question.settings, text))
         except MemwallError as error:
             st.warning("The link's pinned setting cannot be read: " + escaped(str(error)))
     with st.container(horizontal=True):
@@ -52,9 +51,7 @@ def controls(question: Question[Any], settings: Settings) -> Settings | None:
 
 def go(question: Question[Any], settings: Settings) -> None:
     """Sets a page's controls, from a button's callback; the next run shows that page."""
-    for name, value in settings:
-        st.session_state[name] = list(value) if isinstance(value, tuple) else value
-    st.session_state[BEFORE] = settings
+    carried.put(settings)
     st.session_state[GO] = question.path
 
 

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from simulator.errors import nearest
 from simulator.explorer.answer import Upload
-from simulator.explorer.link import Settings
+from simulator.explorer.link import Control, Settings
 
 LARGEST_UPLOAD_MB = 50
 T = TypeVar("T")
@@ -31,8 +30,10 @@ class Controls:
         self._places: dict[str, Any] = {}
         self.uploads: dict[str, Upload] = {}
         """Files that were sent, by field."""
-        self.refused: list[str] = []
-        """What the link asked for that no control takes."""
+        self.controls: dict[str, Control] = {}
+        """Those that were drawn, by field."""
+        self.said: dict[str, Any] = {}
+        """What they say, files excepted."""
 
     # --- widgets ------------------------------------------------------------------------------------------------------
     def choice(
@@ -43,31 +44,30 @@ class Controls:
         known = list(options)
         default = self._default(field)
         index = known.index(default) if default in known else 0
-        if self._asked(field) and names is None:
-            self._check(field, label, known)
+        self._tidy(field, known)
         chosen = st.selectbox(
             label, known, index=index, key=field, help=help, bind="query-params", format_func=names or str
         )
-        self._place(field)
+        self._drew(field, label, chosen, known)
         return str(chosen)
 
     def switch(self, field: str, label: str, options: Sequence[str], *, help: str | None = None) -> str:
         """One of a few `options` that all stand side by side."""
         default = self._default(field)
-        self._check(field, label, options)
+        self._tidy(field, options)
         chosen = st.segmented_control(
             label, list(options), default=default, key=field, help=help, bind="query-params", required=True
         )
-        self._place(field)
+        self._drew(field, label, chosen or default, options)
         return str(chosen or default)
 
     def steps(self, field: str, label: str, options: Sequence[T], *, help: str | None = None) -> T:
         """One of rising `options`, on a slider."""
         default = self._default(field)
         value = default if default in options else options[0]
-        self._check(field, label, [str(o) for o in options])
+        self._tidy(field, options)
         chosen: T = st.select_slider(label, options, value=value, key=field, help=help, bind="query-params")
-        self._place(field)
+        self._drew(field, label, chosen, options)
         return chosen
 
     def slider(
@@ -76,8 +76,9 @@ class Controls:
         """A number from `low` to `high`; whole where all of them are."""
         kind = int if all(isinstance(x, int) for x in (low, high, step)) else float
         value = min(max(kind(self._default(field)), kind(low)), kind(high))
+        self._bound(field, kind, low, high)
         chosen = st.slider(label, kind(low), kind(high), value, kind(step), key=field, help=help, bind="query-params")
-        self._place(field)
+        self._drew(field, label, chosen)
         return kind(chosen)
 
     def number(
@@ -86,21 +87,25 @@ class Controls:
     ) -> float:  # fmt: skip
         """A number typed in."""
         kind = int if all(isinstance(x, int) for x in (low, high, step)) else float
+        self._bound(field, kind, low, high)
         chosen = st.number_input(
             label, kind(low), kind(high), kind(self._default(field)), kind(step), format=form, key=field, help=help,
             bind="query-params",
         )  # fmt: skip
-        self._place(field)
+        self._drew(field, label, chosen)
         return kind(chosen)
 
     def maybe(
         self, field: str, label: str, low: float, high: float, step: float, *, otherwise: str, help: str | None = None
     ) -> float | None:  # fmt: skip
         """A number typed in, or None where the field is left empty, which stands for what `otherwise` says."""
+        kind = int if all(isinstance(x, int) for x in (low, high, step)) else float
+        self._bound(field, kind, low, high, empty=True)
         chosen = st.number_input(
-            label, low, high, None, step, key=field, placeholder=otherwise, help=help, bind="query-params"
-        )
-        self._place(field)
+            label, kind(low), kind(high), None, kind(step), key=field, placeholder=otherwise, help=help,
+            bind="query-params",
+        )  # fmt: skip
+        self._drew(field, label, chosen)
         return chosen
 
     def text(self, field: str, label: str, *, placeholder: str = "", help: str | None = None) -> str:
@@ -109,20 +114,22 @@ class Controls:
             label, str(self._default(field)), key=field, help=help, placeholder=placeholder, max_chars=400,
             bind="query-params",
         )  # fmt: skip
-        self._place(field)
+        self._drew(field, label, written)
         return str(written)
 
     def toggle(self, field: str, label: str, *, help: str | None = None) -> bool:
         """Yes or no."""
         chosen = st.toggle(label, bool(self._default(field)), key=field, help=help, bind="query-params")
-        self._place(field)
+        self._drew(field, label, chosen)
         return bool(chosen)
 
     def several(self, field: str, label: str, options: Sequence[str], *, help: str | None = None) -> tuple[str, ...]:
         """Any of `options`."""
         default = [d for d in self._default(field) if d in options]
+        if any(one not in options for one in st.session_state.get(field) or ()):
+            del st.session_state[field]
         chosen = st.multiselect(label, list(options), default=default, key=field, help=help, bind="query-params")
-        self._place(field)
+        self._drew(field, label, list(chosen), options)
         return tuple(chosen)
 
     def upload(
@@ -153,13 +160,24 @@ class Controls:
     def _default(self, field: str) -> Any:
         return self._settings.model_fields[field].default
 
-    def _asked(self, field: str) -> str | None:
-        """What the link says of a control that is drawn for the first time."""
-        return st.query_params.get(field) if field not in st.session_state else None
+    # --- what the session holds ---------------------------------------------------------------------------------------
+    def _drew(self, field: str, label: str, value: Any, options: Sequence[Any] = ()) -> None:
+        self.controls[field] = Control(label, tuple(map(str, options)))
+        self.said[field] = value
+        self._place(field)
 
-    def _check(self, field: str, label: str, options: Sequence[Any]) -> None:
-        asked = self._asked(field)
-        if asked is not None and asked not in options:
-            hint = nearest(asked, [str(o) for o in options])
-            meant = f"; did you mean {hint}?" if hint else ""
-            self.refused.append(f"The link asks for {label} = {asked[:60]!r}, which is not to be had here{meant}")
+    def _tidy(self, field: str, options: Sequence[Any]) -> None:
+        """What another page, a preset or another model left for the control has to be among its options."""
+        if field in st.session_state and st.session_state[field] not in options:
+            del st.session_state[field]
+
+    def _bound(self, field: str, kind: type, low: float, high: float, *, empty: bool = False) -> None:
+        """The same for a number."""
+        if field not in st.session_state:
+            return
+        value = st.session_state[field]
+        if value is None:
+            if not empty:
+                del st.session_state[field]
+        elif not low <= value <= high or type(value) is not kind:
+            st.session_state[field] = kind(min(max(value, low), high))

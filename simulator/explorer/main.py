@@ -27,7 +27,10 @@ def main() -> None:
     """The page that the URL names, or the one a preset asked for."""
     st.set_page_config(page_title="memwall", page_icon=_icon(), layout="wide")
     pages = {question.path: _page(question) for question in QUESTIONS}
-    chosen = st.navigation(list(pages.values()), position="top")
+    first = pages[QUESTIONS[0].path]
+    # Streamlit serves the first page at the root alone; its name should lead there too.
+    alias = st.Page(partial(_moved, first), title=first.title, url_path=QUESTIONS[0].path, visibility="hidden")
+    chosen = st.navigation([*pages.values(), alias], position="top")
     wanted = pages.get(st.session_state.pop(cart.GO, ""))
     if wanted is not None and wanted is not chosen:
         st.switch_page(wanted, query_params={})  # left out, Streamlit refuses to drop those of this page's controls
@@ -36,9 +39,14 @@ def main() -> None:
     chosen.run()
 
 
+def _moved(page: Any) -> None:
+    st.switch_page(page, query_params={name: st.query_params.get_all(name) for name in st.query_params})
+
+
 def _page(question: Question[Any]) -> Any:
+    first = question is QUESTIONS[0]
     return st.Page(
-        partial(page.run, question), title=question.title, url_path=question.path, default=question is QUESTIONS[0]
+        partial(page.run, question), title=question.title, url_path="start" if first else question.path, default=first
     )
 
 

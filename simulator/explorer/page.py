@@ -4,16 +4,17 @@ settings side by side where one was pinned; the last good answer where a control
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic
 
 import streamlit as st
 
 from simulator.errors import DoesNotFit, InputError, MemwallError
-from simulator.explorer import cart
+from simulator.explorer import carried, cart
 from simulator.explorer.answer import Answer, Plot, Tell, Uploads
 from simulator.explorer.controls import Controls, escaped
 from simulator.explorer.jobs import Job, Jobs
-from simulator.explorer.link import S, Settings
+from simulator.explorer.link import S, Settings, refused
 from simulator.figures.pairs import on_same_axes
 from simulator.output.tables import Section
 
@@ -58,8 +59,9 @@ def jobs() -> Jobs:
 
 def run(question: Question[Any]) -> None:
     """The page of `question`."""
+    asked = {name: st.query_params.get_all(name) for name in st.query_params}
+    entered = carried.enter(question)
     draw = Controls(question.settings)
-    _carry(question)
     main, problems = st.container(), st.container()
     with st.sidebar:
         try:
@@ -67,12 +69,11 @@ def run(question: Question[Any]) -> None:
         except MemwallError as error:
             _complain(draw, error, problems)
             settings = None
-    if settings is not None:
-        st.session_state[cart.BEFORE] = settings
+    carried.remember(question, draw.said, entered=entered)
     with main:
         st.title(question.title, anchor=False)
-        for refusal in draw.refused:
-            st.warning(escaped(refusal), icon=":material/link_off:")
+        if settings is not None:
+            _refusals(question, settings, asked if entered else {}, draw)
         held = st.container()
         if settings is None:
             _last_good(question)
@@ -96,16 +97,18 @@ def run(question: Question[Any]) -> None:
             _beside(question, pinned, settings, answer, draw.uploads)
 
 
-def _carry(question: Question[Any]) -> None:
-    """Starts the controls that the page before has too, with the same meaning, at what they said there; a link goes before it."""
-    before: Settings | None = st.session_state.get(cart.BEFORE)
-    if before is None or type(before) is question.settings:
+def _refusals(question: Question[Any], settings: Settings, asked: Mapping[str, list[str]], draw: Controls) -> None:
+    """What the link asked for that no control took, said until a control is moved: a slow page runs more than once."""
+    slot = f"refused-{question.path}"
+    found = refused(question.settings, asked, settings, draw.controls)
+    if found:
+        st.session_state[slot] = (settings, found)
+    said_of, sentences = st.session_state.get(slot, (settings, []))
+    if said_of != settings:
+        del st.session_state[slot]
         return
-    theirs, ours = type(before).model_fields, question.settings.model_fields
-    for name in theirs.keys() & ours.keys():
-        same = theirs[name].annotation == ours[name].annotation and theirs[name].default == ours[name].default
-        if same and name not in st.query_params:
-            st.session_state[name] = getattr(before, name)
+    for sentence in sentences:
+        st.warning(escaped(sentence), icon=":material/link_off:")
 
 
 def _answered(question: Question[Any], settings: Settings, uploads: Uploads, which: str = "b") -> Answer | None:
@@ -276,9 +279,7 @@ def conditions(answer: Answer) -> None:
 
 
 # --- two of them ------------------------------------------------------------------------------------------------------
-def _beside(
-    question: Question[Any], pinned: Settings, settings: Settings, answer: Answer, uploads: Uploads
-) -> None:
+def _beside(question: Question[Any], pinned: Settings, settings: Settings, answer: Answer, uploads: Uploads) -> None:
     """The pinned setting (A) and the one of the controls (B): differences first, then plot by plot."""
     try:
         a = _answered(question, pinned, uploads, "a")
