@@ -39,6 +39,8 @@ class MeasuredPoint:
     """Counted."""
     note: str = ""
     """What had to be assumed."""
+    stated: bool = True
+    """Whether the source states the GPU; else it is implied or likely."""
 
     @property
     def flop_per_byte(self) -> float:
@@ -88,6 +90,10 @@ def _point(row: Row) -> tuple[str, MeasuredPoint]:
     case = case_of(row)
     work, gpus = price(row, case.deployment, case.contexts[0]).work, case.deployment.gpus
     draft = f", rounds of {row.draft} with {row.gamma} drafts in a row" if row.gamma else ""
+    if row.tree:
+        draft = f", rounds of {row.draft} with trees of {row.tree[1]} nodes, {row.gamma} levels deep"
+    # The case's first note is the GPU, with what of it is a guess in brackets.
+    guessed = case.notes[0].partition("(")[2].removesuffix(")")
     of = f" on {gpus} GPUs" if gpus > 1 else ""
     point = MeasuredPoint(
         name=f"{row.target}{of}, batch {row.batch}{draft}",
@@ -96,7 +102,8 @@ def _point(row: Row) -> tuple[str, MeasuredPoint]:
         seconds=row.step_s,
         bytes_=(work.verify.bytes_ + work.draft.bytes_) / gpus,
         flop=(work.verify.flop + work.draft.flop) / gpus,
-        note=f"{case.contexts[0]} tokens of context assumed",
+        note=f"{case.contexts[0]} tokens of context assumed" + (f"; GPU {guessed}" if guessed else ""),
+        stated=row.states_gpu,
     )
     return case.deployment.gpu.name, point
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from simulator import catalog
 from simulator.architecture import WeightQuantization, load_decoder
-from simulator.calibration.published_rows import Row
+from simulator.calibration.published_rows import VAGUE, Row
 from simulator.deployment import Deployment, deploy
 from simulator.errors import InputError
 from simulator.hardware import load_gpu
@@ -31,7 +31,6 @@ GENERATED_TOKENS = 200
 _FORMATS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 _GPT_FAST = "gpt-fast"
 _GPT_FAST_GROUP = 32  # its int4 stores a bf16 scale and zero point for so many values
-_VAGUE = re.compile(r"\b(?:unstated|implied|likely|probably)\b", re.IGNORECASE)
 _WATTS = re.compile(r"\b\d+ ?W\b")
 
 
@@ -50,22 +49,22 @@ def case_of(row: Row) -> Case:
     if row.gamma and row.accept_length is None:
         raise InputError("accept_len", "(absent)", "be given to price a round", where=row.id)
     notes = []
-    hardware = " ".join(_WATTS.sub("", _VAGUE.sub("", row.hardware)).replace("(", " ").replace(")", " ").split())
+    hardware = " ".join(_WATTS.sub("", VAGUE.sub("", row.hardware)).replace("(", " ").replace(")", " ").split())
     if not hardware:
         raise InputError("hardware", row.hardware or "(absent)", "be stated", where=row.id)
     several = re.match(r"(\d{1,3}) ?x (.+)", hardware, re.ASCII)
     tp, hardware = (int(several[1]), several[2]) if several else (1, hardware)
     gpu = load_gpu(hardware)
-    vague = "implied or likely, not stated" if _VAGUE.search(row.hardware) else ""
+    vague = "" if row.states_gpu else "implied or likely, not stated"
     limit = _WATTS.search(row.hardware)
     limited = f"limited to {limit[0]}, which the profile is not" if limit else ""
     guessed = ", ".join(text for text in (vague, limited) if text)
     notes.append(f"on {f'{tp} ' if tp > 1 else ''}{gpu.name}" + (f" ({guessed})" if guessed else ""))
-    words = _VAGUE.sub("", row.target).replace("(", " ").replace(")", " ").lower().split()
+    words = VAGUE.sub("", row.target).replace("(", " ").replace(")", " ").lower().split()
     stated = [word for word in words if word in _FORMATS]
     group = next((int(word[1:]) for word in words if re.fullmatch(r"g[1-9]\d{0,4}", word, re.ASCII)), None)
     decoder = load_decoder("-".join(w for w in words if w not in _FORMATS and not re.fullmatch(r"g\d+", w)))
-    if _VAGUE.search(row.target):
+    if VAGUE.search(row.target):
         notes.append(f"model taken to be {decoder.name}")
     quantization = Quantization()
     if stated and stated[0] in ("fp8", "int8", "int4"):

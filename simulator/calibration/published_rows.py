@@ -26,6 +26,9 @@ COLUMNS = ("id", "source", "hardware", "engine", "target", "draft", "method", "g
 METRICS = {"tpot ms": "s", "step itl ms": "s", "tok/s": "tokens/s"}
 """Time per output token, time of a step or round, output tokens per second of the whole batch → unit of the figure."""
 
+VAGUE = re.compile(r"\b(?:unstated|implied|likely|probably)\b", re.IGNORECASE)
+"""In cells whose text is a guess."""
+
 _MAX_BYTES = 16 * 2**20
 
 
@@ -61,6 +64,11 @@ class Row:
         how = f", {self.draft} γ = {self.gamma}{tree}" if self.gamma else ""
         what = {"tpot ms": "time per token", "step itl ms": "step", "tok/s": "rate"}[self.metric]
         return f"{self.id}: {self.target}{how}, batch {self.batch}, {what}"
+
+    @property
+    def states_gpu(self) -> bool:
+        """Whether the source says which GPU it was; else it is implied or likely."""
+        return not VAGUE.search(self.hardware)
 
     @property
     def tokens(self) -> float:

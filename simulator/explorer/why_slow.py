@@ -160,11 +160,15 @@ def deployment(settings: Step) -> Deployment:
 def numbers(result: DecodeResult, schedule: Timeline) -> list[Number]:
     """What two steps are compared by."""
     low, high = (units.show(x, "s") for x in (result.interval.low, result.interval.high))
+    gpu = result.deployment.gpu
+    peak = "datasheet's peak" if gpu.what_if is None else "made-up peak"
+    each = " of each GPU" if result.deployment.target.gpus > 1 else ""
+    wished = "" if schedule.desk_bytes == gpu.desk_bytes else "; with the desk as it is"
     return [
-        Number("Time per token", result.step_s, "s", "lower", f"90 % interval: {low} to {high}"),
+        Number("Time per token", result.step_s, "s", "lower", f"90 % interval: {low} to {high}{wished}"),
         Number("Tokens per second", result.tokens_per_s, "", "higher", "Of all sequences together."),
-        Number("HBM moves", result.bytes_per_s, "bytes_per_s", "", f"{result.bandwidth_share:.0%} of the datasheet's peak"),
-        Number("SMs reach", result.flop_per_s, "flop_per_s", "higher", f"{result.flop_share:.1%} of the dense peak"),
+        Number("HBM moves", result.bytes_per_s, "bytes_per_s", "", f"{result.bandwidth_share:.0%} of the {peak}{each}"),
+        Number("SMs reach", result.flop_per_s, "flop_per_s", "higher", f"{result.flop_share:.1%} of the dense peak{each}"),
         Number("SMs busy", result.sm_busy_share, "%", "higher", "Share of the step in which they multiply."),
         Number("Desk filled and wiped", result.desk_loads, "", "", "Times per step on one GPU, to read the weights once."),
         Number("The passes take", schedule.seconds, "s", "lower", "Without the host's time, with the desk that was wished for."),

@@ -52,7 +52,11 @@ def roofline_figure(
     basis = "made up" if target.gpu.what_if is not None else "from the datasheet"
     tag = f"{style.tag_of(result.deployment)}; roofs {basis}"
     if measured:
-        tag += f"; crosses: {len(measured)} measured on this GPU, the engine's host time included"
+        where = "this GPU" if target.gpu.what_if is None else f"the {target.gpu.what_if.of.title} that exists"
+        implied = sum(not p.stated for p in measured)
+        tag += f"; crosses: {len(measured)} measured on {where}"
+        tag += f" ({implied} of them by what the source implies)" if implied else ""
+        tag += ", the engine's host time included"
     return style.drawn(
         [roof, *_operators(operators, result.step_s, scale), *(_pass(p, scale) for p in passes),
          *_measured(measured, target.decoder.name, scale)],

@@ -67,3 +67,25 @@ def test_nobody_measured_a_what_if_or_a_user_s_own_profile(tmp_path):
     assert measured_points(replace(gpu, profile=tmp_path / "h100-sxm.yaml")) == ()
     assert measured_points(replace(gpu, name="mine")) == ()
     assert measured_points(load_gpu("h200")) == ()
+
+
+def test_a_gpu_that_the_source_only_implies_is_not_called_stated():
+    points = measured_points(load_gpu("h100-sxm"))
+    rows = [
+        line for line in (FOLDER / "published" / "speeds.csv").read_text().splitlines() if "H100" in line.split(",")[2]
+    ]
+    implied = [line for line in rows if "implied" in line.split(",")[2] or "likely" in line.split(",")[2]]
+    guesses = [p for p in points if not p.stated]
+    assert 0 < len(guesses) == sum("implied or likely" in p.note for p in points)
+    assert len(guesses) >= len(implied)  # blank cells take what stands above
+    assert all(p.stated for p in points if p.source.startswith("SGLang documentation"))
+    limited = [p for p in measured_points(load_gpu("a100-sxm-80gb")) if "Mixtral" in p.name]
+    assert all("limited to 330W" in p.note and p.stated for p in limited)
+
+
+def test_rounds_with_trees_say_so():
+    (point,) = (p for p in measured_points(load_gpu("h100-sxm")) if "tree" in p.name)
+    assert point.name.endswith("rounds of EAGLE-3 with trees of 63 nodes, 8 levels deep")
+    # 64 tokens of 70 G weights on eight GPUs, an eighth of the FLOP each; the drafter's passes come on top.
+    verified = 64 * 2 * (70.55e9 - 128256 * 8192) / 8
+    assert verified < point.flop < 1.1 * verified

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from simulator.explorer.answer import Tell
+from simulator.explorer.why_slow import Step, WhySlow
 from tests.explorer.conftest import findings, shown
 
 
@@ -45,3 +47,17 @@ def test_a_link_to_what_is_unknown_says_so(app):
     page = app("why-slow", gpu="h100-sxn")
     assert "did you mean h100\\-sxm" in page.warning[0].value.replace("h100-", "h100\\-")
     assert shown(page)
+
+
+def test_key_figures_say_whose_peak_which_desk_and_how_many_gpus():
+    def told(**chosen):
+        found = WhySlow().answer(Step(**chosen), {}, Tell())
+        return {number.label: number.note for number in found.numbers}
+
+    plain = told(model="llama-3.1-70b", tp=4)
+    assert plain["HBM moves"].endswith("of the datasheet's peak of each GPU")
+    assert plain["SMs reach"].endswith("of the dense peak of each GPU")
+    assert "desk" not in plain["Time per token"]
+    wished = told(hbm=2.0, desk="10 GB")
+    assert wished["HBM moves"].endswith("of the made-up peak")
+    assert wished["Time per token"].endswith("with the desk as it is")

@@ -58,7 +58,17 @@ def test_measured_steps_are_crosses_that_name_their_source(drafted):
     assert (own.x[0], own.y[0]) == pytest.approx((first.flop_per_byte, first.flop_per_s / 1e12))
     assert "vllm#20780" in own.text[0]
     assert "7.07 ms" in own.text[0]
-    assert f"{len(measured)} measured on this GPU" in figure.layout.meta["tag"]
+    implied = sum(not p.stated for p in measured)
+    said = f"{len(measured)} measured on this GPU ({implied} of them by what the source implies)"
+    assert said in figure.layout.meta["tag"]
+
+
+def test_crosses_under_a_made_up_roof_are_said_to_be_of_the_gpu_that_exists():
+    real = load_gpu("h100")
+    result = decode(deploy("llama-3.1-8b", what_if(real, hbm_bandwidth_factor=2.0)))
+    tag = roofline_figure(result, (), measured_points(real)).layout.meta["tag"]
+    assert f"measured on the {real.title} that exists" in tag
+    assert "this GPU" not in tag
 
 
 def test_roofs_of_a_what_if_are_not_called_a_datasheet_s():
