@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from simulator.cost.efficiency import PRIOR_ERROR
 from simulator.output import rows
 from simulator.output.report import NONE
 from simulator.output.rows import Table
@@ -36,6 +37,7 @@ def verdict(plans: Plans) -> str:
         said = [
             f"Cheapest: {plan_text(best)}.",
             result_text(best),
+            basis_text(best),
             binding_text(best),
             _runner_up(plans),
             _without_speculation(plans),
@@ -43,7 +45,7 @@ def verdict(plans: Plans) -> str:
     elif fewest is not None:
         said = [
             f"Nothing that has a price meets {level_text(plans.asked.level)}.",
-            f"Without one: {plan_text(fewest)}.", result_text(fewest), binding_text(fewest),
+            f"Without one: {plan_text(fewest)}.", result_text(fewest), basis_text(fewest), binding_text(fewest),
         ]  # fmt: skip
     else:
         said = [_nothing(plans)]
@@ -80,6 +82,13 @@ def result_text(one: Candidate) -> str:
         f"{start}{one.tokens_per_s_per_user:.3g} tokens/s per user, TTFT {show(one.ttft_s, 's')} on average. {met} of requests "
         "meet the objectives."
     )
+
+
+def basis_text(one: Candidate) -> str:
+    """That nobody measured this GPU; empty where somebody did."""
+    if one.deployment.target.efficiency.tag == "calibrated":
+        return ""
+    return f"Not calibrated: nobody measured {one.gpu.title} here, and its times may well be off by {PRIOR_ERROR:.0%}."
 
 
 def binding_text(one: Candidate) -> str:
@@ -189,7 +198,10 @@ def conditions(plans: Plans) -> list[tuple[str, str]]:
     """What the plans hold under."""
     asked = plans.asked
     spread = f", their length varies by {asked.work.output_cv:.0%}" if asked.work.output_cv else ""
-    bases = dict.fromkeys(c.deployment.target.efficiency.label for c in plans.candidates)
+    bases: dict[str, dict[str, None]] = {}
+    for c in plans.candidates:
+        bases.setdefault(c.deployment.target.efficiency.label, {})[c.gpu.name] = None
+    rest_on = "; ".join(f"{', '.join(names)}: {label}" for label, names in bases.items())
     return [
         ("model", plans.decoder.name),
         ("load", f"{asked.rate_per_s:.4g} requests/s, Poisson, spread over the replicas at random"),
@@ -197,8 +209,9 @@ def conditions(plans: Plans) -> list[tuple[str, str]]:
         ("objectives", level_text(asked.level)),
         ("engine", plans.engine_title),
         ("prices", "; ".join(prices(plans))),
-        ("times rest on", "; ".join(bases) or NONE),
+        ("times rest on", rest_on or NONE),
         ("method", "closed form of a steady load, no simulation"),
+        ("left out", "pipelines, experts on GPUs of their own, replicas that fail: a replica is one tensor-parallel group"),
     ]  # fmt: skip
 
 

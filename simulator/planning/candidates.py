@@ -112,7 +112,7 @@ class Candidate:
     @property
     def share_met(self) -> float:
         """Of the requests, all objectives."""
-        return float(self.state.goodput_per_s[0] / self.state.requests_per_s[0])
+        return min(1.0, float(self.state.goodput_per_s[0] / self.state.requests_per_s[0]))  # sums of shares round
 
     @property
     def tokens_per_s_per_user(self) -> float:

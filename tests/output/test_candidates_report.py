@@ -56,6 +56,21 @@ def test_the_verdict_is_of_the_cheapest(plans: Plans) -> None:
     assert ".." not in said
 
 
+def test_a_plan_on_a_gpu_that_nobody_measured_says_so(plans: Plans) -> None:
+    calibrated, prior = search(gpus=("h100",)), search(gpus=("h200",))
+    assert plans.cheapest is not None
+    assert plans.cheapest.gpu.name == "h100-sxm"
+    assert "alibrated" not in verdict(calibrated)
+    assert "Not calibrated: nobody measured NVIDIA H200 SXM 141 GB here" in verdict(prior)
+    only = search(gpus=("mi325x",))  # without a price
+    assert "Not calibrated: nobody measured AMD Instinct MI325X 256 GB here" in verdict(only)
+    told = dict(conditions(plans))
+    assert "h100-sxm: calibrated (h100-sxm)" in told["times rest on"]
+    assert "mi325x: uncalibrated (prior of generic)" in told["times rest on"]
+    assert "pipelines" in told["left out"]
+    assert all(one.share_met <= 1.0 for one in plans.candidates)
+
+
 def test_missing_prices_are_said_once(plans: Plans) -> None:
     assert verdict(plans).count("No price is known for AMD Instinct MI325X 256 GB") == 1
     assert price_text(search(prices_usd_per_h={"mi325x": 3.0})) == ""
