@@ -318,9 +318,10 @@ def _waste(cell: Cell, said: str) -> list[Number]:
 
 def _here(batch: int, cell: Cell, interval: Interval, what: str) -> str:
     ratio = f"{cell.speedup:.2f} × plain decoding (90 %: {interval.low:.2f} to {interval.high:.2f})"
+    at = f"At batch {batch:,}" + ("" if cell.fits else ", for which the KV cache has no room,")
     if cell.speedup > 1.0:
-        return f"At batch {batch:,}, {what} is {ratio}."
-    return f"At batch {batch:,} nothing pays; {what} loses least: {ratio}."
+        return f"{at}{'' if at.endswith(',') else ','} {what} is {ratio}."
+    return f"{at} nothing pays; {what} loses least: {ratio}."
 
 
 def _room_notes(settings: Drafting, deployment: Deployment, fits: bool, room: int) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from simulator import catalog
+from simulator import catalog, units
 from simulator.explorer.answer import Answer, Better, Download, Grid, Number, Plot, Tell, Uploads
 from simulator.explorer.asked import AS_IS, GENERATED, PLAIN, SOME_USERS, UPLOADED, Asked, Users, asked
 from simulator.explorer.controls import Controls
@@ -227,7 +227,7 @@ def _numbers(result: SimulationResult) -> list[Number]:
         width = found.confidence.get(f"{field}.{point}")
         said = note
         if width is not None:
-            said += f"; other draws: ± {1e3 * width.half_width:.3g} ms with 90 %"
+            said += f"; other draws: ± {units.show(width.half_width, 's')} with 90 %"
         return number(label, getattr(getattr(found, field), point), "s", "lower", said)
 
     numbers = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from simulator.figures import style
@@ -60,7 +61,10 @@ def difference_figure(result: SimulationResult, found: tuple[Gain, ...] | None =
                          "text": "1.0 = as fast without"}],
         "legend": {**BELOW, "y": -0.16}, "showlegend": True,
     }  # fmt: skip
-    tag = f"{result_tag(result)}; the same requests and luck; whiskers: 90 % of other draws of both"
+    same = "the same requests and luck"
+    if len(result.runs) > 1 and not np.array_equal(*(run.requests["arrival_s"] for run in result.runs[:2])):
+        same += ", but users ask again after their answers: arrivals differ"
+    tag = f"{result_tag(result)}; {same}; whiskers: 90 % of other draws of both"
     return style.drawn(traces, layout, finding=_finding(found), tag=tag, height=90 + 28 * len(rows))
 
 

@@ -277,10 +277,11 @@ def _load_sentence(result: SimulationResult) -> str:
             f"At most {main.most_running} requests run together on one replica, and {main.kv_occupancy_most:.0%} of the KV "
             "cache is full"
         )
+    ours, theirs = f"{main.mean_running:.1f}", f"{plain.mean_running:.1f}"
+    fewer = ours != theirs and main.mean_running < plain.mean_running
     return (
-        f"With speculation {main.mean_running:.1f} requests run together{each} on average, without "
-        f"{plain.mean_running:.1f}: "
-        + ("those that finish sooner leave room" if main.mean_running < plain.mean_running else "no room is gained")
+        f"With speculation {ours} requests run together{each} on average, without {theirs}: "
+        + ("those that finish sooner leave room" if fewer else "no room is gained")
     )
 
 

@@ -274,3 +274,8 @@ def test_a_link_that_asks_for_too_much_is_refused_in_one_sentence():
     with pytest.raises(MemwallError) as caught:
         of_query(Drafting, "accept=much")
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_the_kv_cache_cannot_hold_is_said_so_where_its_speed_up_is():
+    assert "At batch 64, for which the KV cache has no room, γ = " in answer(context=65536, batch=64).verdict
+    assert "At batch 4, γ = " in answer(context=65536, batch=4).verdict

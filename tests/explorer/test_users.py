@@ -295,3 +295,9 @@ def test_a_trace_is_asked_for_where_none_was_sent(app):
     run = app("many-users", requests="100", traffic=UPLOADED)
     assert not run.exception
     assert any("must be sent" in error.value.replace("\\", "") for error in run.error)
+
+
+def test_half_widths_are_told_in_a_unit_that_suits_them():
+    notes = [number.note for number in answer(rate_per_s=100.0, requests=1000).numbers]  # waits of seconds
+    assert any(" s with 90 %" in note for note in notes)
+    assert not any("e+0" in note for note in notes)

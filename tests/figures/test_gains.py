@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simulator import load_scenario, simulate
 from simulator.figures import serving
 from simulator.figures.classes import classes_figure
 from simulator.figures.gains import difference_figure
@@ -76,3 +77,13 @@ def test_classes_reach_from_their_median_to_their_last_percentile(with_classes, 
     assert len(figure.data) == len(with_classes.runs) + bool(limits)
     if limits:
         assert list(figure.data[-1].x) == pytest.approx([s * latency.scale for s in limits])
+
+
+def test_arrivals_that_hang_on_answers_are_said_to_differ(service):
+    assert "arrivals differ" not in difference_figure(service).layout.meta["tag"]
+    data = service.scenario.model_dump(mode="json", exclude_defaults=True)
+    data["traffic"] = {"kind": "closed-loop", "users": 8, "think_time_s": 0.5, "requests": 100}
+    data["traffic"]["lengths"] = {"prompt": 256, "output": 64}
+    closed = simulate(load_scenario(data, where=""))
+    tag = difference_figure(closed).layout.meta["tag"]
+    assert "the same requests and luck, but users ask again after their answers: arrivals differ" in tag
