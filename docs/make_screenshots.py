@@ -16,8 +16,8 @@ IMAGES = Path(__file__).parent / "images"
 PORT = 8598
 ADDRESS = f"http://127.0.0.1:{PORT}/"
 PAGES = {
-    "explorer-why-slow": ("?model=llama-3.1-70b&tp=4&batch=8&context=2048", 1050),
-    "explorer-speculation": ("speculation?model=llama-3.1-70b&tp=4&draft=llama-3.2-1b", 1050),
+    "explorer-why-slow": ("?model=llama-3.1-70b&tp=4&batch=8&context=2048", 1300),
+    "explorer-speculation": ("speculation?model=llama-3.1-70b&tp=4&draft=llama-3.2-1b", 1190),
 }
 """Picture → page and height, px."""
 WIDTH_PX = 1440
