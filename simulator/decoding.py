@@ -166,7 +166,7 @@ class DecodeResult:
             raise InputError("desk", units.show(desk, "bytes"), rule)
         share = self.deployment.target.efficiency.matmul.bandwidth
         slower = effective_bytes_per_s(gpu, share) / effective_bytes_per_s(gpu, share, desk)
-        stages = self.pass_cost.stages(self.weights_kept(desk), slower)
+        stages = self.pass_cost.stages(self.weights_kept(desk), slower, ahead=overlap == "prefetch")
         return Timeline(tuple(stages), tuple(stream(stages, desk, overlap)), overlap, desk)
 
 

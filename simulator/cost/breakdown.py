@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from simulator.cost.streaming import Stage
@@ -110,24 +111,71 @@ class PassCost:
                 sums[cause] += operator.repeat * seconds
         return sums
 
-    def stages(self, kept: float = 0.0, slower: float = 1.0) -> list[Stage]:
+    def stages(self, kept: float = 0.0, slower: float = 1.0, *, ahead: bool = False) -> list[Stage]:
         """The pass as the layer pipeline's stages, layer by layer; streamed one after the other they take `seconds`.
 
         What-ifs: the share `kept` of every matrix never leaves the desk (today's keeps none), and loads take `slower` times
-        as long (a desk too small to cover HBM's latency).
+        as long (a desk too small to cover HBM's latency). `ahead`: loads run ahead into the next operators (`prefetch`).
         """
-        stages = [_stage(o, -1, kept, slower) for o in self.before for _ in range(o.repeat)]
+
+        def made(
+            operators: tuple[OperatorCost, ...],
+        ) -> list[tuple[OperatorCost, tuple[float, float, float, int, float]]]:
+            return [(o, _parts(o, kept, slower, ahead)) for o in operators]
+
+        stages = [Stage(o.name, -1, *parts) for o, parts in made(self.before) for _ in range(o.repeat)]
         layer = 0
         for count, group in self.layers:
+            alike = made(group)
             for _ in range(count):
-                stages += [_stage(o, layer, kept, slower) for o in group]
+                stages += [Stage(o.name, layer, *parts) for o, parts in alike]
                 layer += 1
-        return stages + [_stage(o, -1, kept, slower) for o in self.after for _ in range(o.repeat)]
+        return stages + [Stage(o.name, -1, *parts) for o, parts in made(self.after) for _ in range(o.repeat)]
 
 
-def _stage(o: OperatorCost, layer: int, kept: float, slower: float) -> Stage:
+def _parts(o: OperatorCost, kept: float, slower: float, ahead: bool) -> tuple[float, float, float, int, float]:
+    """Of a `Stage`: gap, load and compute times, bytes, and arithmetic time."""
     share = 1.0 - kept * o.weight_bytes / o.bytes_ if o.bytes_ else 1.0
     load_s = o.memory_s * share * slower
     # Neither side makes headway while a kernel starts, and in what the smooth maximum adds to the slower side.
     gap_s = max(0.0, o.total_s - max(o.memory_s, o.compute_s))
-    return Stage(o.name, layer, gap_s, load_s, o.compute_s, round(o.bytes_ * share), o.arithmetic_s)
+    if load_s != o.memory_s:
+        gap_s = _gap_s(o, gap_s, load_s, ahead)
+    return gap_s, load_s, o.compute_s, round(o.bytes_ * share), o.arithmetic_s
+
+
+def _gap_s(o: OperatorCost, today_s: float, load_s: float, ahead: bool) -> float:
+    """The gap where loads take `load_s` and not `o.memory_s`: what the smooth maximum (m^p + c^p)^(1/p) adds goes with them.
+
+    With loads that run ahead of it, the gap is the least (of shorter loads) or the most (of longer ones) on the way from today's,
+    so that no larger desk is slower: what the maximum adds is most where both sides are equal.
+    """
+    added_s = today_s - o.overhead_s
+    low_s, high_s = sorted((o.memory_s, o.compute_s))
+    if added_s <= 1e-9 * high_s or low_s <= 0.0:
+        return today_s
+    power = _power(low_s / high_s, 1.0 + added_s / high_s)
+    now_s = _added_s(load_s, o.compute_s, power)
+    if ahead:
+        passed = o.memory_s < o.compute_s < load_s
+        top_s = _added_s(o.compute_s, o.compute_s, power) if passed else max(added_s, now_s)
+        now_s = min(added_s, now_s) if load_s < o.memory_s else top_s
+    return today_s - added_s + now_s
+
+
+def _added_s(x_s: float, y_s: float, power: float) -> float:
+    low_s, high_s = sorted((x_s, y_s))
+    return high_s * ((1.0 + (low_s / high_s) ** power) ** (1.0 / power) - 1.0) if high_s > 0.0 else 0.0
+
+
+def _power(x: float, joined: float) -> float:
+    """p of (1 + x^p)^(1/p) = `joined`, for x from 0 to 1, by bisection of its logarithm."""
+    low, high = -5.0, 7.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        p = math.exp(middle)
+        if math.log1p(x**p) / p > math.log(joined):
+            low = middle
+        else:
+            high = middle
+    return math.exp(0.5 * (low + high))
