@@ -235,7 +235,7 @@ def _numbers(result: SimulationResult) -> list[Number]:
         time("E2E, mean", "e2e_s", "mean"), number("Output tokens/s", found.output_tokens_per_s, "", "higher"),
         number("Goodput, requests/s", found.goodput_per_s, "", "higher"), number("Within objectives", found.good_share, "%", "higher"),
         number("KV cache filled, most", found.kv_occupancy_most, "%", ""),
-        number("Per million tokens", found.usd_per_million_tokens, "usd", "lower", "at list price, output tokens"),
+        number("Per million tokens", found.usd_per_million_tokens, "usd", "lower", "at list price, output tokens; from the start to the last answer"),
     ]  # fmt: skip
     for gain in gains(result):
         if gain.field == "tpot_s" and "mean" in gain.speedup:

@@ -64,6 +64,9 @@ def difference_figure(result: SimulationResult, found: tuple[Gain, ...] | None =
     same = "the same requests and luck"
     if len(result.runs) > 1 and not np.array_equal(*(run.requests["arrival_s"] for run in result.runs[:2])):
         same += ", but users ask again after their answers: arrivals differ"
+    compared = max(gain.n for gain in found)
+    if compared < result.main.summary.measured:
+        same = f"{compared:,} of them compared, which finished both ways: {same}"
     tag = f"{result_tag(result)}; {same}; whiskers: 90 % of other draws of both"
     return style.drawn(traces, layout, finding=_finding(found), tag=tag, height=90 + 28 * len(rows))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from simulator import load_scenario, simulate
@@ -87,3 +89,12 @@ def test_arrivals_that_hang_on_answers_are_said_to_differ(service):
     closed = simulate(load_scenario(data, where=""))
     tag = difference_figure(closed).layout.meta["tag"]
     assert "the same requests and luck, but users ask again after their answers: arrivals differ" in tag
+
+
+def test_an_interrupted_run_says_how_many_of_the_requests_are_compared(service):
+    assert "compared" not in difference_figure(service).layout.meta["tag"]
+    fewer = tuple(dataclasses.replace(gain, n=gain.n // 2) for gain in gains(service))
+    most = max(gain.n for gain in fewer)
+    assert (
+        f"{most:,} of them compared, which finished both ways" in difference_figure(service, fewer).layout.meta["tag"]
+    )

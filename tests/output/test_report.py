@@ -261,3 +261,16 @@ def test_where_the_experts_are_is_a_condition() -> None:
     )
     evenly = dict(rows.deployment_rows(deploy("gpt-oss-120b", "h100", tp=4)))
     assert not {"pipeline", "experts"} & set(evenly)
+
+
+def test_costs_are_compared_where_they_differ(simulation: SimulationResult) -> None:
+    def costing(usd: float | None, usd_off: float) -> str:
+        runs = [
+            replace(run, summary=replace(run.summary, usd_per_million_tokens=each))
+            for run, each in zip(simulation.runs, (usd, usd_off), strict=True)
+        ]
+        return simulation_report.simulation_sentence(replace(simulation, runs=tuple(runs)))
+
+    assert "and a million tokens cost 0.5 instead of 0.6 USD" in costing(0.5, 0.6)
+    assert "million tokens" not in costing(0.616, 0.622)  # how long the last answers take
+    assert "million tokens" not in costing(None, 0.6)
