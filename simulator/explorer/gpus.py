@@ -32,6 +32,7 @@ from simulator.serving.first_call import compile_step_loop
 from simulator.serving.simulation import Stopped
 from simulator.slo import Slo
 from simulator.speculation.acceptance import AcceptanceConfig
+from simulator.speculation.typical import doubt_sentence
 
 T = TypeVar("T")
 Checks = tuple[PlanCheck, ...]
@@ -151,6 +152,7 @@ class HowManyGpus(Question[Load]):
         _known("tps", settings.tps, TPS, "number of GPUs")
         draft, notes = _draft(settings)
         plans = _plans(settings, draft, tell)
+        notes += _doubt(plans.chosen, draft)
         checks = _checked(plans, draft, tell) if settings.check else ()
         if settings.check and not checks:
             notes.append("There is no plan to simulate.")
@@ -182,6 +184,15 @@ def _draft(settings: Load) -> tuple[DraftOption | None, list[str]]:
             f"No bundled drafter with a published acceptance was made for {settings.model}: plain decoding only."
         ]
     return DraftOption(found.drafter, found.gammas, acceptance), []
+
+
+def _doubt(plan: Candidate | None, draft: DraftOption | None) -> list[str]:
+    """What one published number leaves open of the rounds of the cheapest plan."""
+    if plan is None or plan.drafter is None or draft is None:
+        return []
+    config = draft.acceptance or plan.drafter.acceptance
+    doubt = None if config is None else doubt_sentence(config, plan.drafter.kind, plan.gamma)
+    return [doubt] if doubt else []
 
 
 def _plans(settings: Load, draft: DraftOption | None, tell: Tell) -> Plans:

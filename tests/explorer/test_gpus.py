@@ -287,3 +287,13 @@ def test_the_check_is_a_toggle(app, quick):
     run.toggle(key="check").set_value(True).run()
     assert "Meet them, simulated" in shown(run)
     assert len(findings(run)) == 4
+
+
+def test_one_published_number_of_acceptance_is_said_to_leave_the_plan_s_rounds_open():
+    few = {"model": "deepseek-v3", "gpus": ("mi300x",), "tps": ("4",), "load": 5.0, "ttft_target_ms": 2000}
+    found = answer(**few)
+    assert "γ = 5" in found.verdict
+    assert any(
+        "known by one number (acceptance length 1.875 at γ = 1" in note and "at γ = 5" in note for note in found.notes
+    )
+    assert not any("one number" in note for note in answer(**few, acceptance=0.8).notes)
