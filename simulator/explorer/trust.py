@@ -185,7 +185,7 @@ def _coverage_number(records: Sequence[ErrorRecord]) -> Number:
     held = sum(r.coverage["0.9"] * r.points for r in claiming)
     share = held / n if n else None
     return Number(
-        "Inside 90% intervals", share, "%", "", f"of {n:,} measurements that the fits did not see; 90% is claimed"
+        "Inside 90% intervals", share, "%", "", f"of {n:,} predictions of what their fits did not see; 90% is claimed"
     )
 
 

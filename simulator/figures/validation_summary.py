@@ -178,7 +178,7 @@ def middles_figure(records: Sequence[ErrorRecord], subject: str) -> go.Figure:
         figure,
         finding=f"The median prediction is within {NEAR:.0%} in {near} of {len(apart)} stretches of time, and furthest off at "
         f"{signed(slot.ratios[2] - 1)} ({worst.name})",
-        tag=f"{subject} against {n:,} measurements that the fits did not see; a mark is the median of a stretch of times, its bar "
+        tag=f"{subject} in {n:,} predictions of what their fits did not see; a mark is the median of a stretch of times, its bar "
         "holds nine in ten",
         height=520,
     )  # fmt: skip

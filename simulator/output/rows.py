@@ -135,6 +135,7 @@ def speculate_conditions(result: SpeculateResult) -> list[tuple[str, str]]:
     return [
         *deployment_rows(result.deployment),
         ("acceptance", acceptance_text(result.acceptance)),
+        ("output", "unchanged: verification keeps the target's own distribution (lossless)"),
         ("context", f"{result.context_tokens} tokens each"),
     ]
 
