@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pydantic import Field
+
 from simulator.errors import InputError
 from simulator.explorer.link import Settings
 from simulator.scenario import Scenario, load_scenario
@@ -20,6 +22,8 @@ PLAIN = "none"
 UPLOADED = "uploaded"
 """In the place of a kind of traffic: the file that was sent."""
 GENERATED = ("poisson", "gamma", "closed-loop")
+MOST_REQUESTS = 100_000
+"""Of one simulation; whoever wants more has the command line."""
 SOME_USERS = 64
 """Of a closed loop where nothing says how many."""
 _LENGTHS = "chat"
@@ -63,7 +67,7 @@ class Users(Settings):
     """Of a closed loop."""
     think_time_s: float = 30.0
     """Mean time between answer and next question of a closed loop's users, s."""
-    requests: int = 2000
+    requests: int = Field(default=2000, ge=1, le=MOST_REQUESTS)
     """How many requests."""
     prompt: int | None = None
     """Tokens of every prompt; None: lengths as the traffic has them."""

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import TypeVar
 
+from pydantic import Field
+
 from simulator import catalog
 from simulator.architecture import load_decoder
 from simulator.errors import InputError, UnknownName
@@ -78,9 +80,9 @@ class Load(Settings):
     """Of every prompt."""
     answer_tokens: int = 256
     """Of the mean answer."""
-    ttft_target_ms: int = 1000
+    ttft_target_ms: int = Field(default=1000, ge=1)
     """Time to first token at most, ms."""
-    tpot_target_ms: int = 40
+    tpot_target_ms: int = Field(default=40, ge=1)
     """Mean time per token after it at most, ms."""
     share: int = 95
     """Percent of the requests that must meet both."""

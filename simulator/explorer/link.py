@@ -94,7 +94,7 @@ def refused(cls: type[S], asked: Mapping[str, list[str]], taken: S, controls: Ma
             found.append(f"The link holds {_short(name)!r}, which this page does not know{_meant(hint)}.")
         elif name in controls and not _took(cls, name, values, taken):
             label, options = controls[name]
-            hint = nearest(values[-1][:60], options)
+            hint = None if _is_number(values[-1]) else nearest(values[-1][:60], options)
             got = _shown(getattr(taken, name))
             found.append(
                 f"The link asks for {label} = {_short(', '.join(values))!r}, which is not to be had here{_meant(hint)}; "
@@ -135,7 +135,16 @@ def _text(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else _text(value) or "–"
+    text = ", ".join(value) if isinstance(value, tuple) else "" if value is None else _text(value)
+    return _short(text) or "–"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _short(text: str) -> str:

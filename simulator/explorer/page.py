@@ -223,7 +223,12 @@ def plots(chosen: list[Plot], answer: Answer, *, prefix: str = "") -> None:
 
 def draw_plot(plot: Plot, answer: Answer, prefix: str = "") -> None:
     """A figure under its finding and the tag of what it rests on."""
-    _draw(answer.figure(plot, dark=_dark()), prefix + plot.key)
+    try:
+        figure = answer.figure(plot, dark=_dark())
+    except MemwallError as error:  # a pinned setting may hold what no control offers
+        st.error(escaped(str(error)))
+        return
+    _draw(figure, prefix + plot.key)
 
 
 def _draw(figure: Any, key: str) -> None:
@@ -298,7 +303,11 @@ def _beside(question: Question[Any], pinned: Settings, settings: Settings, answe
     for plot in a.plots:
         if plot.key in others:
             dark = _dark()
-            pair = on_same_axes(a.figure(plot, dark=dark), answer.figure(others[plot.key], dark=dark))
+            try:
+                pair = on_same_axes(a.figure(plot, dark=dark), answer.figure(others[plot.key], dark=dark))
+            except MemwallError as error:
+                st.error(escaped(str(error)))
+                continue
             for column, figure, which in zip(st.columns(2, gap="medium"), pair, "ab", strict=True):
                 with column:
                     _draw(figure, f"{which}-{plot.key}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import Final, Literal, get_args
+
+from pydantic import Field
 
 from simulator import catalog, units
 from simulator.architecture import load_decoder
@@ -32,10 +35,11 @@ WEIGHTS = ("model", "bf16", "fp8", "int8", "int4", "mxfp4")
 KV = ("model", "bf16", "fp8", "int8", "int4")
 NO_DRAFTER = "none"
 AS_BUILT = "as built"
-DESKS = (AS_BUILT, "100 kB", "1 MB", "10 MB", "100 MB", "1 GB", "10 GB", "100 GB")
+DESKS = (AS_BUILT, "1 MB", "10 MB", "100 MB", "1 GB", "10 GB", "100 GB")
 BANDWIDTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
-ALL_LAYERS = "all"
-SHOWN_LAYERS = (ALL_LAYERS, "24", "12", "6", "4", "2", "1")
+ALL_LAYERS: Final = "all"
+Layers = Literal["all", "24", "12", "6", "4", "2", "1"]
+SHOWN_LAYERS: tuple[Layers, ...] = get_args(Layers)
 
 
 class Step(Settings):
@@ -65,9 +69,9 @@ class Step(Settings):
     """What if the SRAM were as large as this."""
     hbm: float = 1.0
     """What if the HBM were so many times as fast."""
-    layers: str = ALL_LAYERS
+    layers: Layers = ALL_LAYERS
     """How many layers the timeline shows."""
-    layer: int = 1
+    layer: int = Field(default=1, ge=1)
     """The first of them."""
 
 

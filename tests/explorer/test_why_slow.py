@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from simulator.explorer.answer import Tell
 from simulator.explorer.why_slow import Step, WhySlow
 from tests.explorer.conftest import findings, shown
@@ -61,3 +63,32 @@ def test_key_figures_say_whose_peak_which_desk_and_how_many_gpus():
     wished = told(hbm=2.0, desk="10 GB")
     assert wished["HBM moves"].endswith("of the made-up peak")
     assert wished["Time per token"].endswith("with the desk as it is")
+
+
+@pytest.mark.parametrize(
+    "pinned",
+    [
+        "layers=xyz",
+        "layers=-3",
+        "layer=0&layers=2",
+        "layer=-7",
+        "hbm=1e308",
+        "desk=-1 GB",
+        "model=/etc/passwd",
+        "\0",
+        "tp=3",
+    ],
+)
+def test_whatever_a_link_pins_is_a_sentence(app, pinned):
+    page = app("why-slow", a=pinned)
+    assert not page.exception
+    assert page.metric
+    assert page.warning or page.error
+
+
+def test_what_another_model_left_is_not_out_of_range(app):
+    page = app("why-slow", model="llama-3.1-70b", tp="8", layers="2", layer="70")
+    assert page.slider(key="layer").value == 70
+    page.selectbox(key="model").set_value("llama-3.1-8b").run()
+    assert shown(page)
+    assert page.slider(key="layer").value <= 32
