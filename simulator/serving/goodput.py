@@ -111,7 +111,9 @@ def goodput_plan(model: StepModel, drafts: Drafts, longest_tokens: int) -> Draft
     """The best of the drafts' shapes by batch and context up to `longest_tokens`; of equals the one with fewer drafts."""
     settings = model.config[0]
     shapes, tokens, match = drafts.plan.shapes, drafts.tokens(), drafts.match_shares()
-    batches = _grid(1, int(settings.max_sequences))
+    batches = _grid(
+        1, min(int(settings.max_sequences), int(settings.max_batched_tokens))
+    )  # each decodes a token at least
     contexts = [0, *_grid(128, max(128, longest_tokens))]
     pricer = _Pricer.of(model)
     fits = [i for i, shape in enumerate(shapes) if shape.nodes + 1 <= settings.max_batched_tokens]

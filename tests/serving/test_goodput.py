@@ -268,3 +268,11 @@ def test_a_tree_is_sized_by_the_batch():
     fixed = simulate(scenario("eagle3", 128, "fixed", tree=tree))
     tpot_s = [(r.main.requests["finish_s"] - r.main.requests["first_token_s"]).mean() for r in (many, fixed)]
     assert tpot_s[0] < tpot_s[1]
+
+
+def test_a_step_may_hold_fewer_tokens_than_the_batch_has_places():
+    found = scenario("eagle3", 64)
+    small = found.model_copy(update={"engine": found.engine.model_copy(update={"max_batched_tokens": 16})})
+    result = simulate(small)
+    assert (result.main.requests["status"] == state.FINISHED).all()
+    assert result.main.plan.batches[-1] <= 16
