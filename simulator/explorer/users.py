@@ -177,7 +177,9 @@ def _simulated(settings: Users, wanted: Asked, trace: UploadedTrace | None, tell
     stopped = result.interrupted_s is not None
     if settings.intervals and not stopped:
         try:
-            intervals = simulation_intervals(result, partial(_or_stop, tell))
+            intervals = simulation_intervals(
+                result, lambda _, done, of: tell("Prediction intervals", done, of), stop=tell.stop
+            )
         except Stopped:
             stopped = True
     whole = len(result.runs) > 1 and not rows.interruption(result)
@@ -207,12 +209,6 @@ def _simulated(settings: Users, wanted: Asked, trace: UploadedTrace | None, tell
         code={"Scenario as YAML": text, "On the command line": "memwall simulate scenario.yaml --rows requests.parquet\n"},
         complete=not stopped,
     )  # fmt: skip
-
-
-def _or_stop(tell: Tell, what: str, done: int, of: int) -> None:
-    tell("Prediction intervals", done, of)
-    if tell.stop.is_set():
-        raise Stopped("Stopped before the prediction intervals were there.")
 
 
 def _numbers(result: SimulationResult) -> list[Number]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from simulator.deployment import Deployment
-from simulator.serving.simulation import SimulationResult, simulate
+from simulator.serving.simulation import SimulationResult, Stopped, simulate
 from simulator.uncertainty import Interval, log_sds, spreads
 
 MOST_REQUESTS = 20_000
@@ -33,13 +34,16 @@ class Intervals:
 
 
 def simulation_intervals(
-    result: SimulationResult, progress: Callable[[str, int, int], None] | None = None
+    result: SimulationResult,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    stop: threading.Event | None = None,
 ) -> Intervals:
     """Where the figures lie with 90 %, as far as times are uncertain: traffic and acceptance are as given.
 
     Replicas of all kinds are taken to be off in the same way, by as much as those on the scenario's own GPU.
     Simulates the scenario once per source of error (five to seven times) on the same requests and the same luck; `progress`
-    is told how many of them are done.
+    is told how many of them are done. Raises Stopped soon after another thread sets `stop`.
     """
     done, of = 0, len(spreads(result.deployment))
 
@@ -47,7 +51,9 @@ def simulation_intervals(
         nonlocal done
         if deployment is result.deployment:
             return _named(figures_of(result))
-        found = _named(figures_of(simulate(result.scenario, requests=result.traffic, deployment=deployment)))
+        found = _named(figures_of(simulate(result.scenario, requests=result.traffic, deployment=deployment, stop=stop)))
+        if stop is not None and stop.is_set():
+            raise Stopped("Stopped before the prediction intervals were there.")
         done += 1
         if progress is not None:
             progress("intervals", done, of)

@@ -125,7 +125,9 @@ class Tab:
 
     def _said(self, message) -> None:
         # Streamlit looks for its server below the page's own path before it looks at the root.
-        if message.type == "error" and not re.search(r"://[^/]+/[^/]+/_stcore/(health|host-config)$", message.location["url"]):
+        if message.type == "error" and not re.search(
+            r"://[^/]+/[^/]+/_stcore/(health|host-config)$", message.location["url"]
+        ):
             self.errors.append(message.text)
 
     def open(self, path: str) -> None:

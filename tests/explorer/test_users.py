@@ -231,8 +231,9 @@ def test_what_was_reached_is_shown_and_not_kept(monkeypatch, name, what, after):
         assert file.make()
 
 
-def test_intervals_can_be_stopped_alone():
-    found = PAGE.answer(Users(requests=200, intervals=True), {}, Stopping("intervals", 1))
+@pytest.mark.parametrize("after", [1, 3])
+def test_intervals_can_be_stopped_alone(after):
+    found = PAGE.answer(Users(requests=200, intervals=True), {}, Stopping("intervals", after))
     assert not found.complete
     assert "Stopped before the prediction intervals" in found.notes[-1]
     assert numbers(found) == numbers(answer())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 
 from simulator import load_scenario
 from simulator.serving.intervals import RATIO, simulation_intervals
-from simulator.serving.simulation import simulate
+from simulator.serving.simulation import Stopped, simulate
 from simulator.uncertainty import interval_factor, log_sds, slowed, spreads
 
 SCENARIO = {
@@ -75,3 +76,15 @@ def test_a_measured_step_is_the_only_source(monkeypatch):
     assert spreads(deployment) == {"step": 0.05}
     found = log_sds(deployment, lambda d: {"step": d.target.seconds(_decode(64)) + d.engine.host_s(1)})
     assert found["step"] == pytest.approx(0.05, rel=1e-9)
+
+
+def test_they_can_be_stopped():
+    result, stop, told = simulate(load_scenario(SCENARIO)), threading.Event(), []
+
+    def tell(what, done, of):
+        told.append(done)
+        stop.set()
+
+    with pytest.raises(Stopped):
+        simulation_intervals(result, tell, stop=stop)
+    assert told == [1]
