@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Better = Literal["lower", "higher", ""]
 
 
+ROOM_BYTES = 2_000_000
+"""About what most answers hold at most."""
 FORSAKEN_S = 120.0
 """A long answer that nobody has looked after for so long is given up."""
 
@@ -103,6 +105,8 @@ class Answer:
     """What reproduces it outside the explorer: title → text to copy."""
     complete: bool = True
     """False where it was cut short: shown, but not kept for the next who asks."""
+    room: int = 1
+    """How much memory it holds on to, in `ROOM_BYTES`."""
     figures: dict[tuple[str, bool], Figure] = field(default_factory=dict, repr=False, compare=False)
     """Figures that were built, by key and whether for a dark page."""
 

@@ -16,8 +16,8 @@ from simulator.explorer.answer import Answer, Tell
 
 WORKERS = 2
 """Threads: the compiled loop keeps one processor busy, and pages still have to be served."""
-KEPT = 24
-"""Answers remembered; one with 10,000 requests holds a few megabytes."""
+KEPT = 64
+"""Answers remembered, or so much of `Answer.room` together: one with 100,000 requests takes that of twenty."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class Jobs:
             with self._lock:
                 self._known[key] = answer
                 self._known.move_to_end(key)
-                while len(self._known) > self._kept:
-                    self._known.popitem(last=False)
+                room = sum(one.room for one in self._known.values())
+                while room > self._kept and len(self._known) > 2:  # two stand side by side
+                    room -= self._known.popitem(last=False)[1].room
         return answer
 
     def start(self, key: str, work: Callable[[Tell], Answer]) -> Job:

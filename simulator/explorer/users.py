@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from simulator import catalog, units
-from simulator.explorer.answer import Answer, Better, Download, Grid, Number, Plot, Tell, Uploads
+from simulator.explorer.answer import ROOM_BYTES, Answer, Better, Download, Grid, Number, Plot, Tell, Uploads
 from simulator.explorer.asked import AS_IS, GENERATED, PLAIN, SOME_USERS, UPLOADED, Asked, Users, asked
 from simulator.explorer.controls import Controls
 from simulator.explorer.page import Question
@@ -40,6 +40,8 @@ from simulator.serving.traffic import ClosedLoop, load_traffic
 REQUESTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 POLICIES = ("fixed", "goodput", "per-request", "oracle")
 FILE_KINDS = ("csv", "jsonl", "json", "txt")
+_REQUEST_BYTES = 450
+"""What a request's rows and its share of the steps take, with speculation and without."""
 _KINDS = {
     "poisson": "Poisson arrivals",
     "gamma": "gamma arrivals",
@@ -208,6 +210,7 @@ def _simulated(settings: Users, wanted: Asked, trace: UploadedTrace | None, tell
         notes=notes,
         code={"Scenario as YAML": text, "On the command line": "memwall simulate scenario.yaml --rows requests.parquet\n"},
         complete=not stopped,
+        room=1 + len(result.traffic) * _REQUEST_BYTES // ROOM_BYTES,
     )  # fmt: skip
 
 

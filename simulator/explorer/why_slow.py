@@ -12,7 +12,7 @@ from simulator.architecture import load_decoder
 from simulator.calibration.measured_points import measured_points
 from simulator.decoding import DecodeResult, Timeline, decode, what_if_sentence
 from simulator.deployment import Deployment, deploy
-from simulator.explorer.answer import Answer, Download, Number, Plot, Tell, Uploads
+from simulator.explorer.answer import ROOM_BYTES, Answer, Download, Number, Plot, Tell, Uploads
 from simulator.explorer.controls import Controls
 from simulator.explorer.link import Settings
 from simulator.explorer.page import Question
@@ -34,6 +34,8 @@ TENSOR_PARALLEL = (1, 2, 4, 8)
 WEIGHTS = ("model", "bf16", "fp8", "int8", "int4", "mxfp4")
 KV = ("model", "bf16", "fp8", "int8", "int4")
 NO_DRAFTER = "none"
+_TILE_BYTES = 300
+"""What a load of the timeline takes."""
 AS_BUILT = "as built"
 DESKS = (AS_BUILT, "1 MB", "10 MB", "100 MB", "1 GB", "10 GB", "100 GB")
 BANDWIDTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
@@ -143,6 +145,7 @@ class WhySlow(Question[Step]):
                 Download("This page as HTML", "decode.html", "text/html", partial(page.decode_page, result, schedule)),
             ],
             code={"The same in Python": page.decode_call(result)},
+            room=1 + len(schedule.tiles) * _TILE_BYTES // ROOM_BYTES,
         )  # fmt: skip
 
 

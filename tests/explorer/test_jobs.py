@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,20 @@ def test_an_answer_is_kept_by_its_key():
     for key in "ab":
         jobs.keep(key, answer(key))
     assert jobs.known("k") is None  # the oldest went
+
+
+def test_large_answers_take_the_room_of_many():
+    jobs = Jobs(kept=10)
+    for key in "abcdefgh":
+        jobs.keep(key, answer(key))
+    jobs.keep("large", replace(answer("large"), room=7))
+    assert [key for key in "abcdefgh" if jobs.known(key)] == ["f", "g", "h"]
+    jobs.keep("larger", replace(answer("larger"), room=99))
+    assert jobs.known("large")  # two that stand side by side stay, or they would be worked out again and again
+    assert jobs.known("larger")
+    assert not jobs.known("h")
+    jobs.keep("small", answer("small"))
+    assert not jobs.known("large")
 
 
 def test_what_was_cut_short_is_not_kept():
