@@ -83,9 +83,7 @@ def measured(browser: Any, name: str, query: str, control: str) -> str:
         redraws.append(page.evaluate("() => window.drawn - window.begun"))
     page.context.close()
     first, later = redraws[0], redraws[1:]
-    return (
-        f"{name:34} {1000 * opened:8.0f} {first:8.0f} {statistics.median(later):8.0f} {max(later):8.0f}"
-    )
+    return f"{name:34} {1000 * opened:8.0f} {first:8.0f} {statistics.median(later):8.0f} {max(later):8.0f}"
 
 
 @contextlib.contextmanager

@@ -279,9 +279,8 @@ def _load_sentence(result: SimulationResult) -> str:
         )
     ours, theirs = f"{main.mean_running:.1f}", f"{plain.mean_running:.1f}"
     fewer = ours != theirs and main.mean_running < plain.mean_running
-    return (
-        f"With speculation {ours} requests run together{each} on average, without {theirs}: "
-        + ("those that finish sooner leave room" if fewer else "no room is gained")
+    return f"With speculation {ours} requests run together{each} on average, without {theirs}: " + (
+        "those that finish sooner leave room" if fewer else "no room is gained"
     )
 
 
