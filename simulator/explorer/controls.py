@@ -145,6 +145,11 @@ class Controls:
         self.uploads[field] = Upload(sent.name, content, digest)
         return self.uploads[field]
 
+    def sent(self, where: str) -> str:
+        """The field of the file that a complaint is about; empty where it is about none."""
+        names = {field: upload.name.replace("\\", "/").rsplit("/", 1)[-1] for field, upload in self.uploads.items()}
+        return next((field for field, name in names.items() if name and where.startswith(name[:40])), "")
+
     # --- complaints ---------------------------------------------------------------------------------------------------
     def complain(self, field: str, sentence: str) -> bool:
         """Puts `sentence` below the control of `field`; False where there is none."""

@@ -177,7 +177,9 @@ def _complain(draw: Controls, error: MemwallError, place: Any) -> None:
     sentence = str(error)
     if isinstance(error, DoesNotFit):  # more GPUs help, mostly
         draw.complain("tp", "Does not fit: see the sentence above the figures.")
-    if not (isinstance(error, InputError) and draw.complain(error.field, sentence)):
+    fields = (error.field, draw.sent(error.where)) if isinstance(error, InputError) else ()
+    beside = any(draw.complain(field, sentence) for field in fields if field)
+    if not beside:
         with place:
             st.error(escaped(sentence), icon=":material/error:")
     else:

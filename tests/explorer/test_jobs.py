@@ -33,7 +33,8 @@ def test_large_answers_take_the_room_of_many():
     for key in "abcdefgh":
         jobs.keep(key, answer(key))
     jobs.keep("large", replace(answer("large"), room=7))
-    assert [key for key in "abcdefgh" if jobs.known(key)] == ["f", "g", "h"]
+    assert [key for key in ("large", *"abcdefgh") if jobs.known(key)] == ["large", "f", "g", "h"]
+    assert jobs.known("large")
     jobs.keep("larger", replace(answer("larger"), room=99))
     assert jobs.known("large")  # two that stand side by side stay, or they would be worked out again and again
     assert jobs.known("larger")

@@ -71,3 +71,26 @@ def test_a_link_gives_the_same_figures(tab):
     other = tab()
     other.open(one.page.url.removeprefix(one.address))
     assert other.page.locator('[data-testid="stMetricValue"]').all_inner_texts() == numbers
+
+
+@pytest.mark.parametrize(
+    "name", ["<img src=x onerror=alert(1)>[l](javascript:alert(1)) $x$ **b**.csv", "../../x.csv", "ünï😀.csv", "a" * 300 + ".csv"]
+)  # fmt: skip
+def test_a_file_s_name_is_shown_as_it_is_and_leads_nowhere(tab, name):
+    one = tab()
+    one.page.on("dialog", lambda dialog: one.errors.append(dialog.message) or dialog.dismiss())
+    one.page.goto(one.address + "many-users?traffic=uploaded&requests=100")
+    rows = b"".join(b"%d,100,20\n" % i for i in range(150))
+    send = one.page.locator('input[type="file"]')
+    send.set_input_files(
+        {"name": name, "mimeType": "text/csv", "buffer": b"arrival_s,prompt_tokens,output_tokens\n" + rows}
+    )
+    one.settle()
+    assert one.page.get_by_text("your trace:").count()
+    assert not one.page.evaluate(
+        "document.querySelectorAll('[data-testid=stMain] script, [data-testid=stMain] img[src=x], a[href^=javascript]').length"
+    )
+    send.set_input_files({"name": name, "mimeType": "text/csv", "buffer": b"nothing\n1\n"})
+    one.page.get_by_text("A control at the side asks for what cannot be").wait_for()
+    assert one.page.locator('[data-testid="stSidebar"] [data-testid="stAlert"]').count() == 1
+    assert one.metric("TTFT, p99")  # the last figures stay
