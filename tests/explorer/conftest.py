@@ -31,6 +31,8 @@ def required(module: str, reason: str):
 def app(monkeypatch):
     """A page of the explorer run in this process: ``app("users", rate="3")``."""
     testing = required("streamlit.testing.v1", "streamlit is not installed: pip install memwall[app]")
+    # Streamlit puts a script of its own in the place of the main module, which is gone when the next test starts a process.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
     def start(path: str = "", **query: str):
         from simulator.explorer import main
