@@ -123,34 +123,57 @@ class _Shelf:
         self._lock = threading.Lock()
         self._root: tempfile.TemporaryDirectory[str] | None = None
         self._kept: OrderedDict[str, UploadedTrace] = OrderedDict()
+        self._readers: dict[str, tuple[threading.Lock, int]] = {}
+        """By content: the lock of those who read it or wait for it, and how many they are."""
 
     def get(self, name: str, content: bytes) -> UploadedTrace:
         key = hashlib.sha256(name.encode() + b"\0" + content).hexdigest()
-        with self._lock:
-            known = self._kept.get(key)
-            if known is not None and (known.folder / name).is_file():
-                self._kept.move_to_end(key)
-                return known
-            if self._root is None:  # removed when the process ends
-                self._root = tempfile.TemporaryDirectory(prefix="memwall-traces-", ignore_cleanup_errors=True)
-            folder = Path(self._root.name) / key
+        # Whoever sends the same file waits for the first: it must not be written, or thrown away, while it is read.
+        with self._reading(key):
+            with self._lock:
+                known = self._kept.get(key)
+                if known is not None and (known.folder / name).is_file():
+                    self._kept.move_to_end(key)
+                    return known
+                folder = self._written(key, name, content)
             try:
-                folder.mkdir(exist_ok=True)
-                (folder / name).write_bytes(content)
-            except (OSError, ValueError) as error:
-                _log.exception("an uploaded trace could not be kept")
-                reason = getattr(error, "strerror", None) or "name not possible"
-                raise InputError("trace", name, f"find a place on this server's disk ({reason})") from None
+                found = _read(name, folder)
+            except MemwallError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            with self._lock:
+                self._kept[key] = found
+                while len(self._kept) > KEPT:
+                    shutil.rmtree(self._kept.popitem(last=False)[1].folder, ignore_errors=True)
+            return found
+
+    def _written(self, key: str, name: str, content: bytes) -> Path:
+        """The folder that now holds the file."""
+        if self._root is None:  # removed when the process ends
+            self._root = tempfile.TemporaryDirectory(prefix="memwall-traces-", ignore_cleanup_errors=True)
+        folder = Path(self._root.name) / key
         try:
-            found = _read(name, folder)
-        except MemwallError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        except (OSError, ValueError) as error:
+            _log.exception("an uploaded trace could not be kept")
+            reason = getattr(error, "strerror", None) or "name not possible"
+            raise InputError("trace", name, f"find a place on this server's disk ({reason})") from None
+        return folder
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
         with self._lock:
-            self._kept[key] = found
-            while len(self._kept) > KEPT:
-                shutil.rmtree(self._kept.popitem(last=False)[1].folder, ignore_errors=True)
-        return found
+            own, waiting = self._readers.get(key, (threading.Lock(), 0))
+            self._readers[key] = (own, waiting + 1)
+        try:
+            with own:
+                yield
+        finally:
+            with self._lock:
+                own, waiting = self._readers.pop(key)
+                if waiting > 1:
+                    self._readers[key] = (own, waiting - 1)
 
 
 def _read(name: str, folder: Path) -> UploadedTrace:
