@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Before numpy is loaded: threads in the algebra of a dozen columns only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Set by pytest-xdist for its own lines; tables would be broken to fit them.
+os.environ.pop("COLUMNS", None)
 
 import pytest
 from hypothesis import settings
