@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,9 @@ from simulator.explorer.speculation import WhatSpeculationBuys
 from simulator.explorer.trust import CanITrustIt
 from simulator.explorer.users import ManyUsers
 from simulator.explorer.why_slow import WhySlow
+
+# Streamlit imports it with the first table, while another session's plotly may look at what is there of it by then.
+importlib.import_module("pandas")
 
 QUESTIONS: tuple[Question[Any], ...] = (WhySlow(), WhatSpeculationBuys(), ManyUsers(), HowManyGpus(), CanITrustIt())
 """In the order of the article."""
