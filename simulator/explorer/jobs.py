@@ -5,8 +5,10 @@ Answers are kept by content, so that two sessions that ask the same share the wo
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,18 @@ WORKERS = 2
 """Threads: the compiled loop keeps one processor busy, and pages still have to be served."""
 KEPT = 64
 """Answers remembered, or so much of `Answer.room` together: one with 100,000 requests takes that of twenty."""
+_STOPS: weakref.WeakSet[threading.Event] = weakref.WeakSet()
+"""Of all that was started and is not forgotten."""
+
+
+def stop_all() -> None:
+    """Ends whatever is being worked out."""
+    for stop in list(_STOPS):
+        stop.set()
+
+
+# Python waits for the threads of a pool before it ends, and before it calls what `atexit` holds: Ctrl-C would wait for a simulation.
+getattr(threading, "_register_atexit", atexit.register)(stop_all)
 
 
 @dataclass(frozen=True)
@@ -73,4 +87,5 @@ class Jobs:
     def start(self, key: str, work: Callable[[Tell], Answer]) -> Job:
         """`work` in a thread of its own, as soon as one is free."""
         tell = Tell()
+        _STOPS.add(tell.stop)
         return Job(key, tell, self._threads.submit(lambda: self.keep(key, work(tell))))

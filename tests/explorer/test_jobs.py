@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -89,3 +91,21 @@ def test_what_nobody_looks_after_is_given_up(monkeypatch):
     tell = Tell()
     tell("going on", 1, 10)
     assert tell.stop.is_set()
+
+
+def test_python_ends_though_an_answer_is_being_worked_out():
+    program = """
+import threading
+from simulator.explorer.jobs import Jobs
+
+begun = threading.Event()
+
+def work(tell):
+    begun.set()
+    tell.stop.wait()
+
+jobs = Jobs(workers=1)
+kept = [jobs.start("running", work), jobs.start("waiting", work)]
+begun.wait()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
